@@ -1,0 +1,54 @@
+"""Range checks for fields of specifications. Each raises InvalidSpec and names what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from optimdpb.errors import InvalidSpec
+
+STEPS_MAX = 2**53
+
+
+def check_number(spec: object, name: str, low: float, high: float = math.inf, *, below_high: bool = False) -> None:
+    """Require low <= value <= high (or < high), finite; normalise an int field to float."""
+    value: Any = getattr(spec, name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidSpec(name, f"expected a number, got {value!r}")
+    if not math.isfinite(value) or value < low or value > high or (below_high and value == high):
+        raise InvalidSpec(name, f"expected {_interval(low, high, below_high)}, got {value!r}")
+    object.__setattr__(spec, name, float(value))
+
+
+def check_positive(spec: object, name: str) -> None:
+    """Require a finite number above zero."""
+    check_number(spec, name, 0.0)
+    if getattr(spec, name) == 0.0:
+        raise InvalidSpec(name, "expected a number above 0, got 0")
+
+
+def check_integer(spec: object, name: str, low: int, high: int = STEPS_MAX) -> None:
+    """Require an integer low <= value <= high."""
+    value: Any = getattr(spec, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidSpec(name, f"expected an integer, got {value!r}")
+    if not low <= value <= high:
+        raise InvalidSpec(name, f"expected an integer from {low} to {high}, got {value}")
+
+
+def check_flag(spec: object, name: str) -> None:
+    """Require a bool."""
+    if not isinstance(getattr(spec, name), bool):
+        raise InvalidSpec(name, f"expected True or False, got {getattr(spec, name)!r}")
+
+
+def check_choice(spec: object, name: str, choices: tuple[str, ...]) -> None:
+    """Require one of the words."""
+    if getattr(spec, name) not in choices:
+        raise InvalidSpec(name, f"expected one of {', '.join(choices)}, got {getattr(spec, name)!r}")
+
+
+def _interval(low: float, high: float, below_high: bool) -> str:
+    if math.isinf(high):
+        return f"a finite number >= {low:g}"
+    return f"a number from {low:g} to {'below ' if below_high else ''}{high:g}"
