@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -31,17 +30,23 @@ _CLASS_OF_MESSAGE: dict[str, type] = {
 
 def schedule_to_proto(schedule: Schedule) -> pb.Schedule:
     """A schedule as its message."""
-    return _wrap(pb.Schedule(), schedule)
+    message = pb.Schedule()
+    _wrap(message, schedule)
+    return message
 
 
 def optimizer_to_proto(optimizer: Optimizer) -> pb.Optimizer:
     """A rule as its message."""
-    return _wrap(pb.Optimizer(), optimizer)
+    message = pb.Optimizer()
+    _wrap(message, optimizer)
+    return message
 
 
 def consistency_to_proto(consistency: Consistency) -> pb.Consistency:
     """A consistency model as its message."""
-    return _wrap(pb.Consistency(), consistency)
+    message = pb.Consistency()
+    _wrap(message, consistency)
+    return message
 
 
 def layout_to_proto(layout: Layout) -> pb.Layout:
@@ -118,14 +123,14 @@ def _clip_from_proto(message: pb.JobSpec) -> ClipGlobalNorm:
     return _within("clip", lambda: ClipGlobalNorm(message.clip.global_norm))
 
 
-def _wrap(wrapper: Any, spec: Any) -> Any:
+def _wrap(wrapper: Any, spec: Any) -> None:
     """Fill the wrapper's oneof member whose message is named after the specification's class."""
     (oneof,) = (o for o in wrapper.DESCRIPTOR.oneofs if not o.name.startswith("_"))
     for member in oneof.fields:
         if member.message_type.name == type(spec).__name__:
             getattr(wrapper, member.name).SetInParent()
             _fill(getattr(wrapper, member.name), spec)
-            return wrapper
+            return
     raise AssertionError(f"{type(spec).__name__} has no member in {wrapper.DESCRIPTOR.name}")
 
 
@@ -173,26 +178,27 @@ def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 1) -> Any:
     return _within(path, lambda: spec_class(**values))
 
 
-def _choice_from_proto(path: str, message: Any, descriptor: FieldDescriptor) -> str | None:
+def _choice_from_proto(path: str, message: Any, descriptor: Any) -> str | None:
     """The word of an enum value without its prefix; None for UNSPECIFIED."""
     number = getattr(message, descriptor.name)
     if number == 0:
         return None
-    assert descriptor.enum_type is not None
     value = descriptor.enum_type.values_by_number.get(number)
     if value is None:
         raise InvalidSpec(path, f"expected a value of {descriptor.enum_type.name}, got {number}")
-    return value.name.removeprefix(_enum_prefix(descriptor)).lower()
+    word: str = value.name
+    return word.removeprefix(_enum_prefix(descriptor)).lower()
 
 
-def _enum_prefix(descriptor: FieldDescriptor) -> str:
-    assert descriptor.enum_type is not None
-    return descriptor.enum_type.values_by_number[0].name.removesuffix("UNSPECIFIED")
+def _enum_prefix(descriptor: Any) -> str:
+    first: str = descriptor.enum_type.values_by_number[0].name
+    return first.removesuffix("UNSPECIFIED")
 
 
 def _refuse_unknown_fields(path: str, message: Message) -> None:
     """A hyper-parameter this program does not know must not be dropped in silence."""
-    for unknown in UnknownFieldSet(message):
+    unknown_fields: Any = UnknownFieldSet(message)  # the stubs miss its iterator
+    for unknown in unknown_fields:
         known = ", ".join(field.name for field in message.DESCRIPTOR.fields)
         raise InvalidSpec(path, f"unknown field number {unknown.field_number}; known fields are {known}")
 

@@ -1,0 +1,33 @@
+"""The optimizer daemon. Importing this package only chooses where compiled kernels are kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+
+def _choose_kernel_cache() -> None:
+    """Point numba's on-disk cache at a folder named after the sources of all kernels.
+
+    numba looks only at the file that holds a kernel, not at the functions it calls in other files: without this, a
+    change to a shared helper would go on running the old code. The cache holds pickles, so only a folder of our own
+    will do.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    digest = hashlib.sha256()
+    for source in sorted((Path(__file__).parent / "optimizers").glob("*.py")):
+        digest.update(source.read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    folder = root / "optimd" / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid()
+    except (OSError, RuntimeError):
+        usable = False
+    os.environ["NUMBA_CACHE_DIR"] = str(folder) if usable else tempfile.mkdtemp(prefix="optimd-kernels-")
+
+
+_choose_kernel_cache()

@@ -142,6 +142,7 @@ class OutcomeReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REASON_NON_FINITE: _ClassVar[OutcomeReason]
     OUTCOME_REASON_TOO_LARGE: _ClassVar[OutcomeReason]
     OUTCOME_REASON_BASE_IN_FUTURE: _ClassVar[OutcomeReason]
+    OUTCOME_REASON_NOT_A_MEMBER: _ClassVar[OutcomeReason]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason
 ERROR_REASON_INVALID_NAME: ErrorReason
@@ -230,6 +231,7 @@ OUTCOME_REASON_STALE: OutcomeReason
 OUTCOME_REASON_NON_FINITE: OutcomeReason
 OUTCOME_REASON_TOO_LARGE: OutcomeReason
 OUTCOME_REASON_BASE_IN_FUTURE: OutcomeReason
+OUTCOME_REASON_NOT_A_MEMBER: OutcomeReason
 
 class Header(_message.Message):
     __slots__ = ("lineage", "step", "incarnation")

@@ -1,0 +1,122 @@
+"""`optimd serve`: start, say when ready, stop in order."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from optimd_server.optimizers.warmup import compile_kernels
+from optimd_server.runtime import Runtime, ServerConfig
+from optimd_server.service import Service
+
+log = logging.getLogger("optimd_server")
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+
+
+def main(argv: list[str]) -> int:
+    """The module's own entry: only `serve`."""
+    if not argv or argv[0] != "serve":
+        print("usage: python -m optimd_server serve [--listen HOST:PORT] ...", file=sys.stderr)
+        return EXIT_USAGE
+    return serve(argv[1:])
+
+
+def serve(argv: list[str]) -> int:
+    """Run a server until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 on failure, 2 on wrong usage."""
+    options = _parser().parse_args(argv)
+    try:
+        host, port = _split_address(options.listen)
+        _check_exposure(host, options.insecure)
+        config = _config(options)
+    except ValueError as error:
+        print(f"optimd serve: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    started_s = time.monotonic()
+    compile_kernels()
+    log.info("kernels ready in %.1f s", time.monotonic() - started_s)
+    try:
+        asyncio.run(_run(host, port, config, watch_stdin=options.until_stdin_closes))
+    except OSError as error:
+        print(f"optimd serve: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signal_number, stop.set)
+    runtime = Runtime(config)
+    service = Service(runtime)
+    bound = await service.start(host, port)
+    print(f"serving on {host}:{bound}", flush=True)
+    if watch_stdin:
+        _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
+    runtime.fatal.add_done_callback(lambda _: stop.set())
+    await stop.wait()
+    log.info("draining")
+    await service.stop()
+    if runtime.fatal.done():
+        raise OSError(f"an update failed, the state cannot be trusted: {runtime.fatal.result()!r}")
+
+
+def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
+    """The parent holds the other end: it closes even when the parent is killed."""
+
+    def wait_for_end() -> None:
+        while sys.stdin.buffer.read(4096):
+            pass
+        callback()
+
+    threading.Thread(target=wait_for_end, name="optimd-stdin", daemon=True).start()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="optimd serve", description="Serve jobs over gRPC.", allow_abbrev=False)
+    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 picks one")
+    parser.add_argument("--insecure", action="store_true", help="allow an address that is not loopback, without TLS")
+    parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
+    parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> ServerConfig:
+    given: dict[str, int | float] = {}
+    if options.threads is not None:
+        if not 1 <= options.threads <= 1024:
+            raise ValueError(f"--threads: expected 1 to 1024, got {options.threads}")
+        given["threads"] = options.threads
+    if options.lease_s is not None:
+        if not 0.1 <= options.lease_s <= 86_400:
+            raise ValueError(f"--lease-s: expected 0.1 to 86400, got {options.lease_s}")
+        given["lease_s"] = options.lease_s
+    return ServerConfig(**given)  # type: ignore[arg-type]
+
+
+def _split_address(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--listen: expected HOST:PORT, got {address!r}")
+    return host, int(port)
+
+
+def _check_exposure(host: str, insecure: bool) -> None:
+    """Anybody who reaches the port can read and change every job, so leaving loopback must be said aloud."""
+    name = host.strip("[]")
+    try:
+        loopback = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        loopback = name == "localhost"
+    if not loopback and not insecure:
+        raise ValueError(f"--listen: {host} is not loopback and there is no TLS yet: add --insecure to allow it")

@@ -1,0 +1,195 @@
+"""What a job asks the world to do, as values, in order.
+
+Answers go to callers, commands to shards, records to whoever keeps the history: the records are exactly what a journal
+must hold to replay the job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Status(Enum):
+    """What became of a push."""
+
+    APPLIED = "applied"
+    DISCARDED = "discarded"
+    REJECTED = "rejected"
+
+
+class Reason(Enum):
+    """Why a push was not applied; the names are those of the contract's OutcomeReason."""
+
+    NONE = "none"
+    LATE = "late"
+    FINISHED = "finished"
+    ROUND_VOID = "round_void"
+    LINEAGE_CHANGED = "lineage_changed"
+    NON_FINITE = "non_finite"
+    TOO_LARGE = "too_large"
+    BASE_IN_FUTURE = "base_in_future"
+    NOT_A_MEMBER = "not_a_member"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The stored answer to a push. `rank` is -1 for a worker that is not live; both count the coming round."""
+
+    seq: int
+    status: Status
+    reason: Reason
+    detail: str
+    applied_step: int
+    learning_rate: float
+    staleness: int
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True)
+class UploadNamed:
+    """Answer: the caller uploads the initial parameters under this token, within the lease."""
+
+    token: int
+    lease_s: float
+
+
+@dataclass(frozen=True)
+class UploadAwaited:
+    """Answer: another worker uploads."""
+
+
+@dataclass(frozen=True)
+class AlreadyReady:
+    """Answer: the job has its parameters."""
+
+
+@dataclass(frozen=True)
+class BecameReady:
+    """The job has its parameters: wake who waits for them."""
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Answer: the caller is live under this epoch."""
+
+    worker: str
+    epoch: int
+    rank: int
+    world_size: int
+
+
+@dataclass(frozen=True)
+class Proceed:
+    """Answer: read the payload, stage it, then commit."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Answer: this very push is committed and waits for its round."""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The outcome of a push is there: tell whoever asks."""
+
+    worker: str
+    epoch: int
+    outcome: Outcome
+    duplicate: bool = False
+
+
+@dataclass(frozen=True)
+class DropStaging:
+    """What this epoch has staged will never be used (again): free it."""
+
+    worker: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """One staged gradient of a round and its scale s_i, a float32 held in a float."""
+
+    worker: str
+    epoch: int
+    seq: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Command: reduce these gradients, in this order, change no state, come back with Prepared."""
+
+    step: int
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Command: apply the update of `step`, come back with Applied. `rule_count` counts the rule's updates before."""
+
+    step: int
+    learning_rate: float
+    clip_factor: float
+    rule_count: int
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """ROUND: one applied update, with the outcome of every push behind it."""
+
+    step: int
+    learning_rate: float
+    clip_factor: float
+    rule_count: int
+    loss: float | None
+    contributions: tuple[Contribution, ...]
+    outcomes: tuple[tuple[str, int, Outcome], ...]
+
+
+@dataclass(frozen=True)
+class OutcomeRecord:
+    """OUTCOME: a push that was not applied."""
+
+    worker: str
+    epoch: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """MEMBER: what became of an epoch: "joined", "left", "expired" or "superseded"."""
+
+    worker: str
+    epoch: int
+    change: str
+
+
+@dataclass(frozen=True)
+class ControlRecord:
+    """CONTROL: a change of the job itself: "uploader" (value: its token) or "ready" (value: the lineage)."""
+
+    change: str
+    value: str
+
+
+Effect = (
+    UploadNamed
+    | UploadAwaited
+    | AlreadyReady
+    | BecameReady
+    | Joined
+    | Proceed
+    | Pending
+    | Answered
+    | DropStaging
+    | Prepare
+    | Apply
+    | RoundRecord
+    | OutcomeRecord
+    | MemberRecord
+    | ControlRecord
+)

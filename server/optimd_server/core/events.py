@@ -1,0 +1,123 @@
+"""What happens to a job, as values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Version:
+    """One state of the parameters."""
+
+    lineage: str
+    step: int
+
+
+@dataclass(frozen=True)
+class Push:
+    """The header of one gradient. `weight` is above 0; `loss` is None if not reported."""
+
+    worker: str
+    epoch: int
+    seq: int
+    base: Version
+    weight: float
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class CreateRequested:
+    """A worker wants the job to exist. Answered by UploadNamed, UploadAwaited or AlreadyReady."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class UploadProgressed:
+    """Bytes of the initial parameters arrived under a token."""
+
+    token: int
+
+
+@dataclass(frozen=True)
+class UploadCompleted:
+    """All initial parameters are in place. `lineage` is a fresh random id."""
+
+    token: int
+    lineage: str
+
+
+@dataclass(frozen=True)
+class JoinRequested:
+    """A worker wants to be a member. Answered by Joined."""
+
+    worker: str
+
+
+@dataclass(frozen=True)
+class LeaveRequested:
+    """A member is done."""
+
+    worker: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class SignOfLife:
+    """A member was heard of."""
+
+    worker: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class PushOffered:
+    """A push's header arrived, its payload has not been read. Answered by Proceed, Pending or Answered."""
+
+    push: Push
+
+
+@dataclass(frozen=True)
+class PushCommitted:
+    """A push's whole payload is staged. `magnitude_max` is its largest |element|, infinity if one is not finite."""
+
+    push: Push
+    magnitude_max: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The shards reduced the round's gradients. `piece_squares`: one float64 for each piece of the layout, in order."""
+
+    step: int
+    piece_squares: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Every shard has applied the update of `step`."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """Time passed. The runtime sends one every tick_interval_s."""
+
+
+Event = (
+    CreateRequested
+    | UploadProgressed
+    | UploadCompleted
+    | JoinRequested
+    | LeaveRequested
+    | SignOfLife
+    | PushOffered
+    | PushCommitted
+    | Prepared
+    | Applied
+    | Ticked
+)

@@ -1,0 +1,231 @@
+"""The state machine of one job: creation, membership, admission of pushes. Rounds are in core.sync.
+
+After every event the rounds advance as far as they can. An event that is refused raises before anything has changed.
+
+A push is offered (header), staged outside, then committed. What its header already decides (a duplicate, late,
+finished, another lineage) is answered at the offer, before its payload is read.
+"""
+
+from __future__ import annotations
+
+import math
+
+from optimdpb.errors import NotServed, Refused
+from optimdpb.specs import JobSpec, Sync
+
+from optimd_server.core.arithmetic import Committed
+from optimd_server.core.effects import (
+    Answered,
+    BecameReady,
+    ControlRecord,
+    DropStaging,
+    Effect,
+    Joined,
+    MemberRecord,
+    Outcome,
+    Pending,
+    Proceed,
+    Reason,
+    Status,
+)
+from optimd_server.core.events import (
+    Applied,
+    CreateRequested,
+    Event,
+    JoinRequested,
+    LeaveRequested,
+    Prepared,
+    Push,
+    PushCommitted,
+    PushOffered,
+    SignOfLife,
+    Ticked,
+    UploadCompleted,
+    UploadProgressed,
+    Version,
+)
+from optimd_server.core.ledger import Account
+from optimd_server.core.members import Member
+from optimd_server.core.state import JobState
+from optimd_server.core.sync import SyncRounds
+
+WEIGHT_MAX = 1e18
+
+
+class JobMachine:
+    """One job.
+
+    `tick_interval_s`: how often the runtime sends Ticked; a tick that comes later gives every lease the lost time back.
+    Raises NotServed for a consistency model that is not served yet.
+    """
+
+    def __init__(self, spec: JobSpec, *, lease_s: float, tick_interval_s: float) -> None:
+        if not isinstance(spec.consistency, Sync):
+            raise NotServed(f"consistency {type(spec.consistency).__name__}")
+        self.state = JobState(spec, lease_s)
+        self.rounds = SyncRounds(self.state, spec.consistency)
+        self._tick_interval_s = tick_interval_s
+        self._last_tick_s: float | None = None
+
+    @property
+    def version(self) -> Version:
+        """The version of the parameters now."""
+        return Version(self.state.lineage, self.state.step)
+
+    def handle(self, event: Event, now_s: float) -> list[Effect]:
+        """Take one event at monotonic time now_s. Raises Refused, having changed nothing."""
+        effects = self._take(event, now_s)
+        return effects + self.rounds.advance() if self.state.creation.ready else effects
+
+    def _take(self, event: Event, now_s: float) -> list[Effect]:
+        match event:
+            case PushOffered():
+                return self._offer(event.push, now_s)
+            case PushCommitted():
+                return self._commit(event, now_s)
+            case SignOfLife():
+                self.state.members.renew(self.state.members.check(event.worker, event.epoch), now_s)
+                return []
+            case Prepared():
+                return self.rounds.prepared(event)
+            case Applied():
+                return self.rounds.applied(event)
+            case JoinRequested():
+                return self._join(event.worker, now_s)
+            case LeaveRequested():
+                return self._remove(self.state.members.check(event.worker, event.epoch), "left")
+            case Ticked():
+                return self._tick(now_s)
+            case CreateRequested():
+                return self._create(event.worker, now_s)
+            case UploadProgressed():
+                self.state.creation.progress(event.token, now_s)
+                return []
+            case UploadCompleted():
+                self.state.creation.complete(event.token)
+                self.state.lineage = event.lineage
+                return [ControlRecord("ready", event.lineage), BecameReady()]
+
+    def outcome_of(self, worker: str, epoch: int, seq: int) -> Outcome | Pending | None:
+        """What became of a push: its outcome, Pending, or None if it was never taken. Raises Refused."""
+        account = self.state.ledger.find(worker, epoch)
+        if account is None:
+            message = f"expected a remembered epoch of worker {worker!r}, got {epoch}"
+            raise Refused("NOT_JOINED", message, worker=worker, epoch=epoch)
+        if seq > account.last_seq:
+            return None
+        if seq == account.last_seq and account.pending:
+            return Pending()
+        return self.state.ledger.recall(account, seq)
+
+    def waiting_for(self, now_s: float) -> str:
+        """What the job waits for, in words; empty if for nothing."""
+        creation = self.state.creation
+        if not creation.ready:
+            return f"the job waits for its parameters{f' from {creation.uploader}' if creation.uploader else ''}"
+        return self.rounds.waiting_for(now_s)
+
+    def check_invariants(self) -> None:
+        """Assert what must hold after every event."""
+        members = self.state.members
+        assert members.last_epoch >= max((member.epoch for member in members), default=0)
+        self.rounds.check_invariants()
+
+    def _create(self, worker: str, now_s: float) -> list[Effect]:
+        members, creation = self.state.members, self.state.creation
+        effects = creation.request(worker, members.last_epoch + 1, now_s)
+        if creation.token > members.last_epoch:
+            members.take_epoch()
+        return effects
+
+    def _join(self, worker: str, now_s: float) -> list[Effect]:
+        self._check_ready()
+        members = self.state.members
+        member, superseded = members.join(worker, now_s)
+        self.state.ledger.open(worker, member.epoch)
+        effects: list[Effect] = [
+            Joined(worker, member.epoch, members.ranks()[worker], len(members)),
+            MemberRecord(worker, member.epoch, "joined"),
+        ]
+        if superseded is not None:
+            effects += self._epoch_over(superseded, "superseded")
+        return effects
+
+    def _remove(self, member: Member, how: str) -> list[Effect]:
+        self.state.members.remove(member, how)
+        return self._epoch_over(member, how)
+
+    def _epoch_over(self, member: Member, change: str) -> list[Effect]:
+        """Committed to the open round stays; held or half staged goes."""
+        effects: list[Effect] = [MemberRecord(member.worker, member.epoch, change)]
+        effects += self.rounds.epoch_over(member.worker, member.epoch, change)
+        account = self.state.ledger.find(member.worker, member.epoch)
+        if account is None or not account.pending:
+            effects.append(DropStaging(member.worker, member.epoch))
+        self.state.ledger.retire(member.worker, member.epoch)
+        return effects
+
+    def _tick(self, now_s: float) -> list[Effect]:
+        late_s = 0.0 if self._last_tick_s is None else now_s - self._last_tick_s - self._tick_interval_s
+        self._last_tick_s = now_s
+        if late_s > self._tick_interval_s:
+            self.state.members.extend(late_s)
+            self.state.creation.extend(late_s)
+        effects: list[Effect] = []
+        for member in self.state.members.expired(now_s):
+            effects += self._remove(member, "expired")
+        return effects
+
+    def _check_ready(self) -> None:
+        if not self.state.creation.ready:
+            raise Refused("JOB_NOT_READY", "the job waits for its parameters", state="INITIALIZING")
+
+    def _check_push(self, push: Push) -> tuple[Member, Account, Outcome | None]:
+        """The push's member, account and, for a duplicate, outcome. Raises Refused."""
+        self._check_ready()
+        if push.seq < 1:
+            raise Refused("INVALID_PUSH", f"seq: expected at least 1, got {push.seq}", field="seq")
+        if not 0.0 < push.weight <= WEIGHT_MAX:
+            message = f"weight: expected above 0 and at most {WEIGHT_MAX:g}, got {push.weight}"
+            raise Refused("INVALID_PUSH", message, field="weight")
+        member = self.state.members.check(push.worker, push.epoch)
+        account = self.state.ledger.find(push.worker, push.epoch)
+        assert account is not None, f"live epoch {push.epoch} of {push.worker} has no account"
+        return member, account, self.state.ledger.check_next(account, push.seq)
+
+    def _admit(self, push: Push, now_s: float) -> list[Effect]:
+        """Answer what the header alone decides; nothing if the payload matters."""
+        state = self.state
+        member, account, known = self._check_push(push)
+        state.members.renew(member, now_s)
+        if known is not None:
+            state.counters.duplicates += 1
+            return [Answered(push.worker, push.epoch, known, duplicate=True)]
+        if account.pending:
+            state.counters.duplicates += 1
+            return [Pending()]
+        if not state.finished and push.base.lineage == state.lineage and push.base.step > state.step:
+            detail = f"its base step is {push.base.step}, the job is at {state.step}"
+            return self.rounds.reject(push, Reason.BASE_IN_FUTURE, detail)
+        if not state.finished and push.base == self.version:
+            return []
+        state.ledger.take(push.worker, push.epoch, push.seq)
+        if state.finished:
+            return state.settle_finished(push)
+        if push.base.lineage != state.lineage:
+            detail = f"its base lineage is {push.base.lineage!r}, the job's is {state.lineage!r}"
+            return state.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
+        return state.settle_late(push)
+
+    def _offer(self, push: Push, now_s: float) -> list[Effect]:
+        return self._admit(push, now_s) or [Proceed()]
+
+    def _commit(self, event: PushCommitted, now_s: float) -> list[Effect]:
+        answered = self._admit(event.push, now_s)
+        if answered:
+            return answered
+        if not math.isfinite(event.magnitude_max):
+            rejected = self.rounds.reject(event.push, Reason.NON_FINITE, "the gradient holds NaN or infinity")
+            return [*rejected, DropStaging(event.push.worker, event.push.epoch)]
+        self.rounds.commit(Committed(event.push, event.magnitude_max))
+        return []

@@ -1,0 +1,103 @@
+"""The outcome table: what became of every push, so that a resent one is answered, never applied again.
+
+Per (worker, epoch): the last seq taken, whether it is pending, and the last few outcomes. Bounded: dead epochs are
+forgotten oldest first; an epoch number is never used again, so a forgotten one cannot be re-opened.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from optimdpb.errors import Refused
+
+from optimd_server.core.effects import Outcome
+
+# One push is in flight per worker, so the last outcome is enough; a few more help whoever reads back.
+OUTCOMES_KEPT = 16
+DEAD_EPOCHS_KEPT = 4096
+
+
+@dataclass
+class Account:
+    """Pushes of one epoch. `last_seq` is taken: pending or with an outcome."""
+
+    last_seq: int = 0
+    pending: bool = False
+    outcomes: deque[Outcome] = field(default_factory=lambda: deque(maxlen=OUTCOMES_KEPT))
+
+    def outcome(self, seq: int) -> Outcome | None:
+        """The stored outcome of a seq."""
+        return next((outcome for outcome in self.outcomes if outcome.seq == seq), None)
+
+
+class Ledger:
+    """Accounts of all remembered epochs of one job."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[tuple[str, int], Account] = {}
+        self._dead: OrderedDict[tuple[str, int], None] = OrderedDict()
+
+    def open(self, worker: str, epoch: int) -> None:
+        """Start the account of a fresh epoch."""
+        self._accounts[worker, epoch] = Account()
+
+    def retire(self, worker: str, epoch: int) -> None:
+        """The epoch is over; its account is kept for a while. Pending accounts outlive the bound until answered."""
+        self._dead[worker, epoch] = None
+        for key in list(self._dead)[: max(0, len(self._dead) - DEAD_EPOCHS_KEPT)]:
+            if not self._accounts[key].pending:
+                del self._dead[key], self._accounts[key]
+
+    def find(self, worker: str, epoch: int) -> Account | None:
+        """The account of an epoch, if remembered."""
+        return self._accounts.get((worker, epoch))
+
+    def take(self, worker: str, epoch: int, seq: int) -> None:
+        """Mark the next seq of an epoch as pending."""
+        account = self._accounts[worker, epoch]
+        assert not account.pending, f"{worker} epoch {epoch} took seq {seq} with {account.last_seq} pending"
+        assert seq == account.last_seq + 1, f"{worker} epoch {epoch} took seq {seq} after {account.last_seq}"
+        account.last_seq, account.pending = seq, True
+
+    def settle(self, worker: str, epoch: int, outcome: Outcome) -> None:
+        """Store the outcome of the pending seq."""
+        account = self._accounts[worker, epoch]
+        assert account.pending, f"{worker} epoch {epoch} settled seq {outcome.seq} twice"
+        assert account.last_seq == outcome.seq, f"{worker} epoch {epoch} settled seq {outcome.seq}, not the pending one"
+        account.pending = False
+        account.outcomes.append(outcome)
+
+    def check_next(self, account: Account, seq: int) -> Outcome | None:
+        """None if `seq` is the next one or pending; its outcome if it is a duplicate. Raises Refused."""
+        if seq > account.last_seq + 1:
+            expected = account.last_seq + 1
+            raise Refused(
+                "SEQ_GAP", f"expected seq {expected} as the next one, got {seq}", expected_seq=expected, seq=seq
+            )
+        if seq == account.last_seq + 1:
+            if account.pending:
+                raise Refused(
+                    "PUSH_IN_FLIGHT",
+                    f"expected the outcome of seq {account.last_seq} to be awaited first, got seq {seq}",
+                    pending_seq=account.last_seq,
+                    seq=seq,
+                )
+            return None
+        if seq == account.last_seq and account.pending:
+            return None
+        return self.recall(account, seq)
+
+    @staticmethod
+    def recall(account: Account, seq: int) -> Outcome:
+        """The outcome of a settled seq. Raises Refused(SEQ_FORGOTTEN)."""
+        outcome = account.outcome(seq)
+        if outcome is None:
+            oldest = account.outcomes[0].seq if account.outcomes else account.last_seq + 1
+            raise Refused(
+                "SEQ_FORGOTTEN",
+                f"seq {seq} was consumed and is no longer remembered; the oldest remembered is {oldest}",
+                oldest_seq=oldest,
+                seq=seq,
+            )
+        return outcome

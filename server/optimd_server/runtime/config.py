@@ -1,0 +1,31 @@
+"""Limits and times of one server. Everything has a bound; units are in the names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Defaults are what `optimd serve` uses."""
+
+    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    shards: int = 1
+    lease_s: float = 10.0
+    tick_interval_s: float = 0.25
+    wait_s_max: float = 20.0
+    drain_s_max: float = 30.0
+    # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
+    chunk_bytes_max: int = 2 * MIB
+    step_bytes_max: int = 2 * MIB
+    # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update.
+    inline_bytes_max: int = 64 * 1024
+    parameters_bytes_max: int = 64 * GIB
+    # A specification must fit a message of gRPC's default limit.
+    tensors_max: int = 20_000
+    workers_max: int = 4096
+    jobs_max: int = 64

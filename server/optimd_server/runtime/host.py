@@ -1,0 +1,182 @@
+"""One job at run time: feeds events to its core and carries out the effects.
+
+Everything but kernels runs on the event loop, so the core needs no lock. Kernels on large vectors run on threads, one
+command at a time; the lock keeps the parameters still while they are encoded for pullers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimdpb.checksum import crc32c
+from optimdpb.frames import with_data
+from optimdpb.specs import JobSpec
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd_server.core import JobMachine
+from optimd_server.core.effects import Answered, Apply, BecameReady, DropStaging, Effect, Outcome, Pending, Prepare
+from optimd_server.core.events import Applied, Event, Prepared, Version
+from optimd_server.optimizers.kernels import Float32s
+from optimd_server.runtime.config import ServerConfig
+from optimd_server.runtime.shards import ShardGroup
+from optimd_server.runtime.threads import KernelThreads
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EncodedParameters:
+    """One version of the parameters as the messages that every puller gets."""
+
+    version: Version
+    chunks: list[bytes]
+
+
+class JobHost:
+    """A job with its core, its shards and the calls that wait for it. Use it on the event loop's thread alone."""
+
+    def __init__(
+        self,
+        name: str,
+        spec: JobSpec,
+        config: ServerConfig,
+        threads: KernelThreads,
+        clock: Callable[[], float],
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.machine = JobMachine(spec, lease_s=config.lease_s, tick_interval_s=config.tick_interval_s)
+        self.shards = ShardGroup(spec, config.shards, threads.threads, config.chunk_bytes_max)
+        self.ready = asyncio.Event()
+        self._clock = clock
+        self._threads = threads
+        self._on_fatal = on_fatal
+        self._inline = self.shards.size_bytes <= config.inline_bytes_max
+        self._waiting: dict[tuple[str, int, int], set[asyncio.Future[Outcome]]] = {}
+        self._slabs_still = asyncio.Lock()
+        self._encoded: EncodedParameters | None = None
+        self._commands: set[asyncio.Task[None]] = set()
+
+    @property
+    def state_name(self) -> str:
+        """The contract's JobState without its prefix."""
+        state = self.machine.state
+        if not state.creation.ready:
+            return "INITIALIZING"
+        return "FINISHED" if state.finished else "READY"
+
+    def now_s(self) -> float:
+        """The job's monotonic clock."""
+        return self._clock()
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Feed one event to the core and carry out what it asks. Raises Refused."""
+        effects = self.machine.handle(event, self._clock())
+        for effect in effects:
+            self._perform(effect)
+        return effects
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Answered():
+                key = (effect.worker, effect.epoch, effect.outcome.seq)
+                for waiter in self._waiting.pop(key, ()):
+                    if not waiter.done():
+                        waiter.set_result(effect.outcome)
+            case DropStaging():
+                self.shards.drop(effect.worker, effect.epoch)
+            case BecameReady():
+                self.ready.set()
+            case Prepare() | Apply():
+                self._command(effect)
+            case _:
+                pass  # answers to the caller, and records for a journal
+
+    def _command(self, command: Prepare | Apply) -> None:
+        if self._inline:
+            self.handle(self._carry_out(command, self._threads.run_inline))
+            return
+        task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
+        self._commands.add(task)
+        task.add_done_callback(self._commands.discard)
+
+    async def _carry_out_on_threads(self, command: Prepare | Apply) -> None:
+        try:
+            async with self._slabs_still:
+                event = await asyncio.to_thread(self._carry_out, command, self._threads.run)
+            self.handle(event)
+        except Exception as error:  # the update may be half done: nothing of this job can be trusted any more
+            log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=True)
+            self._on_fatal(error)
+
+    def _carry_out(
+        self, command: Prepare | Apply, run: Callable[[Callable[[int, int], None]], None]
+    ) -> Prepared | Applied:
+        if isinstance(command, Prepare):
+            return Prepared(command.step, self.shards.prepare(command, run))
+        self.shards.apply(command, run)
+        return Applied(command.step)
+
+    async def wait_outcome(self, worker: str, epoch: int, seq: int, wait_s: float) -> Outcome | Pending | None:
+        """The outcome of a push, waiting for it up to wait_s; Pending if it is not there by then; None if never taken.
+
+        Raises Refused.
+        """
+        known = self.machine.outcome_of(worker, epoch, seq)
+        if not isinstance(known, Pending) or wait_s <= 0:
+            return known
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        waiters = self._waiting.setdefault((worker, epoch, seq), set())
+        waiters.add(waiter)
+        try:
+            async with asyncio.timeout(wait_s):
+                return await waiter
+        except TimeoutError:
+            return known
+        finally:
+            waiters.discard(waiter)
+
+    def stop_waiting(self) -> None:
+        """Let every waiting call answer WAITING now."""
+        for waiters in self._waiting.values():
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_exception(TimeoutError())
+        self._waiting.clear()
+
+    async def encoded(self) -> EncodedParameters:
+        """The current parameters as messages, encoded once per version."""
+        if self._inline:
+            return self._encode_if_new()
+        async with self._slabs_still:
+            if self._encoded is not None and self._encoded.version == self.machine.version:
+                return self._encoded
+            return await asyncio.to_thread(self._encode_if_new)
+
+    def _encode_if_new(self) -> EncodedParameters:
+        version = self.machine.version
+        if self._encoded is None or self._encoded.version != version:
+            self._encoded = None  # the old bytes go before the new ones come
+            chunks: list[bytes] = []
+            self.shards.each_chunk(lambda offset_bytes, values: chunks.append(_chunk(offset_bytes, values)))
+            self._encoded = EncodedParameters(version, chunks)
+        return self._encoded
+
+    async def copy_parameters(self) -> tuple[Version, Float32s]:
+        """The current parameters as one private vector, and their version."""
+        async with self._slabs_still:
+            return self.machine.version, self.shards.flat_parameters()
+
+    async def drain(self) -> None:
+        """Wait for the update that is on its way."""
+        while self._commands:
+            await asyncio.wait(self._commands)
+
+
+def _chunk(offset_bytes: int, values: Float32s) -> bytes:
+    data = values.view("u1")
+    return with_data(pb.PullResponse(offset_bytes=offset_bytes, crc32c=crc32c(data)), data)

@@ -1,0 +1,109 @@
+"""All jobs of one server process, and the tick that moves their time."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+from optimdpb.errors import JobMismatch, Refused
+from optimdpb.specs import JobSpec
+from optimdpb.specs.job import first_difference
+
+from optimd_server.core.effects import UploadAwaited, UploadNamed
+from optimd_server.core.events import CreateRequested, Ticked
+from optimd_server.runtime.config import ServerConfig
+from optimd_server.runtime.host import JobHost
+from optimd_server.runtime.threads import KernelThreads
+
+
+class Runtime:
+    """Owns jobs, kernel threads and clock. Use it on the event loop's thread alone."""
+
+    def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+        self.config = config
+        self.incarnation = secrets.token_hex(16)
+        self.jobs: dict[str, JobHost] = {}
+        self.draining = False
+        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        self._clock = clock
+        self._threads = KernelThreads(config.threads)
+        self._ticking = asyncio.get_running_loop().create_task(self._tick())
+
+    def job(self, name: str) -> JobHost:
+        """Raises Refused(UNKNOWN_JOB)."""
+        host = self.jobs.get(name)
+        if host is None:
+            raise Refused("UNKNOWN_JOB", f"expected a job of this server, got {name!r}", job=name)
+        return host
+
+    def find_or_create(self, name: str, spec: JobSpec) -> JobHost:
+        """The job of that name, made if there is none. Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED)."""
+        host = self.jobs.get(name)
+        if host is None:
+            self._check_limits(spec)
+            host = JobHost(name, spec, self.config, self._threads, self._clock, self._stop_on)
+            self.jobs[name] = host
+            return host
+        difference = first_difference(host.spec, spec)
+        if difference:
+            raise JobMismatch(*difference)
+        return host
+
+    async def create(self, name: str, spec: JobSpec, worker: str) -> tuple[JobHost, UploadNamed | UploadAwaited | None]:
+        """Create the job or join in its creation; None when it is ready. Waits a bounded time for another's upload."""
+        host = self.find_or_create(name, spec)
+        deadline_s = self._clock() + self.config.wait_s_max
+        while True:
+            answer = host.handle(CreateRequested(worker))[0]
+            if isinstance(answer, UploadNamed):
+                return host, answer
+            if host.ready.is_set():
+                return host, None
+            if self.draining or self._clock() >= deadline_s:
+                return host, UploadAwaited()
+            try:
+                async with asyncio.timeout(self.config.tick_interval_s):
+                    await host.ready.wait()
+            except TimeoutError:
+                continue
+
+    def wait_s(self) -> float:
+        """How long a call may wait for a round now."""
+        return 0.0 if self.draining else self.config.wait_s_max
+
+    async def drain(self) -> None:
+        """Let waiting calls answer, then finish what is on its way."""
+        self.draining = True
+        for host in self.jobs.values():
+            host.stop_waiting()
+        for host in list(self.jobs.values()):
+            await host.drain()
+
+    async def close(self) -> None:
+        """End ticking and threads."""
+        self._ticking.cancel()
+        await asyncio.gather(self._ticking, return_exceptions=True)
+        self._threads.close()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.tick_interval_s)
+            for host in list(self.jobs.values()):
+                host.handle(Ticked())
+
+    def _stop_on(self, error: BaseException) -> None:
+        if not self.fatal.done():
+            self.fatal.set_result(error)
+
+    def _check_limits(self, spec: JobSpec) -> None:
+        limits = (
+            ("jobs_max", self.config.jobs_max, len(self.jobs) + 1),
+            ("tensors_max", self.config.tensors_max, len(spec.layout.tensors)),
+            ("parameters_bytes_max", self.config.parameters_bytes_max, spec.layout.size_bytes),
+        )
+        for name, limit, value in limits:
+            if value > limit:
+                message = f"expected at most {name} = {limit}, got {value}"
+                raise Refused("LIMIT_EXCEEDED", message, limit=name, limit_value=limit, value=value)

@@ -1,0 +1,85 @@
+"""The shards of one job in this process, addressed as one flat vector."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from optimdpb.specs import JobSpec
+
+from optimd_server.core.effects import Apply, Prepare
+from optimd_server.optimizers.kernels import Float32s, Float64s
+from optimd_server.state import Shard, StagedGradient, piece_bounds, split_evenly
+from optimd_server.state.shard import RunOnThreads
+from optimd_server.state.staging import ChunkedVector
+
+
+class ShardGroup:
+    """Shards in order of elements. prepare() and apply() block; the rest belongs to the event loop."""
+
+    def __init__(self, spec: JobSpec, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
+        bounds = split_evenly(piece_bounds(spec.layout), shard_count)
+        self.shards = [Shard(spec.optimizer, part, threads_max) for part in bounds]
+        self._chunk_bytes_max = chunk_bytes_max
+        self._staging: dict[tuple[str, int], StagedGradient] = {}
+
+    def upload_vector(self) -> ChunkedVector:
+        """Where the initial parameters go."""
+        return ChunkedVector([shard.parameters for shard in self.shards], self._chunk_bytes_max)
+
+    def stage(self, worker: str, epoch: int) -> StagedGradient:
+        """Start to stage a gradient; an unfinished one of the same epoch is closed."""
+        self._close(worker, epoch)
+        parts = [shard.stage(worker, epoch) for shard in self.shards]
+        staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
+        self._staging[worker, epoch] = staged
+        return staged
+
+    def drop(self, worker: str, epoch: int) -> None:
+        """Forget what the epoch has staged."""
+        self._close(worker, epoch)
+        for shard in self.shards:
+            shard.drop(worker, epoch)
+
+    def _close(self, worker: str, epoch: int) -> None:
+        staged = self._staging.pop((worker, epoch), None)
+        if staged is not None:
+            staged.closed = True
+
+    def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
+        """Sums of squares of the reduced gradient, one for each piece of the layout, in order."""
+        return np.concatenate([shard.prepare(command.step, command.contributions, run) for shard in self.shards])
+
+    def apply(self, command: Apply, run: RunOnThreads) -> None:
+        """Move every shard from command.step to command.step + 1."""
+        for shard in self.shards:
+            shard.apply(
+                command.step,
+                command.learning_rate,
+                command.clip_factor,
+                command.rule_count,
+                command.contributions,
+                run,
+            )
+
+    def each_chunk(self, take: Callable[[int, Float32s], None]) -> None:
+        """Call take(offset_bytes, values) for consecutive runs of the parameters, each at most half a chunk's bytes."""
+        elements_max = self._chunk_bytes_max // 2 // 4
+        for shard in self.shards:
+            for start in range(0, shard.elements, elements_max):
+                values = shard.parameters[start : start + elements_max]
+                take((shard.element_start + start) * 4, values)
+
+    def flat_parameters(self) -> Float32s:
+        """A copy of all parameters."""
+        return np.concatenate([shard.parameters for shard in self.shards])
+
+    def flat_slots(self) -> Float32s:
+        """A copy of all slots, (slot, n)."""
+        return np.concatenate([shard.slots for shard in self.shards], axis=1)
+
+    @functools.cached_property
+    def size_bytes(self) -> int:
+        """Bytes of the parameters."""
+        return sum(shard.parameters.nbytes for shard in self.shards)

@@ -1,0 +1,104 @@
+"""From the contract's descriptors to gRPC method handlers.
+
+Requests arrive as bytes and are parsed here, so that garbage is answered like any other bad request. Responses may be
+messages or bytes that are already encoded. Methods of the contract without a function answer NOT_SERVED.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from optimdpb.errors import NotServed, Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd_server.service.errors import abort, unexpected
+
+Context = Any
+# One function per method: takes a request, or an iterator of requests; returns a response, or an iterator of responses.
+Method = Callable[..., Any]
+
+
+def generic_handler(service: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
+    """Handlers of every rpc of one service of the contract, by its short name."""
+    descriptor = pb.DESCRIPTOR.services_by_name[service]
+    handlers = {rpc.name: _handler(rpc, methods.get(rpc.name)) for rpc in descriptor.methods}
+    unknown = set(methods) - set(handlers)
+    assert not unknown, f"{service} has no rpc {', '.join(sorted(unknown))}"
+    return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
+
+
+def _handler(rpc: Any, method: Method | None) -> grpc.RpcMethodHandler[Any, Any]:
+    parse = _parser(rpc)
+    if rpc.client_streaming:
+        return grpc.stream_unary_rpc_method_handler(_stream_in(rpc.name, parse, method), None, _encode)
+    if rpc.server_streaming:
+        return grpc.unary_stream_rpc_method_handler(_stream_out(rpc.name, parse, method), None, _encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(rpc.name, parse, method), None, _encode)
+
+
+def _parser(rpc: Any) -> Callable[[bytes], Any]:
+    message_class = GetMessageClass(rpc.input_type)
+
+    def parse(data: bytes) -> Any:
+        try:
+            return message_class.FromString(data)
+        except DecodeError as error:
+            name = rpc.input_type.name
+            raise Refused("MALFORMED_REQUEST", f"expected a {name}, got bytes that are none", field=name) from error
+
+    return parse
+
+
+def _encode(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
+
+
+def _unary(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., Awaitable[Any]]:
+    async def handle(request: bytes, context: Context) -> Any:
+        try:
+            if method is None:
+                raise NotServed(f"method {name}")
+            return await method(parse(request))
+        except Refused as error:
+            await abort(context, error)
+        except Exception as error:
+            await abort(context, unexpected(error, name))
+
+    return handle
+
+
+def _stream_in(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., Awaitable[Any]]:
+    async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield parse(request)
+
+    async def handle(requests: AsyncIterator[bytes], context: Context) -> Any:
+        try:
+            if method is None:
+                raise NotServed(f"method {name}")
+            return await method(parsed(requests))
+        except Refused as error:
+            await abort(context, error)
+        except Exception as error:
+            await abort(context, unexpected(error, name))
+
+    return handle
+
+
+def _stream_out(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., AsyncIterator[Any]]:
+    async def handle(request: bytes, context: Context) -> AsyncIterator[Any]:
+        try:
+            if method is None:
+                raise NotServed(f"method {name}")
+            async for response in method(parse(request)):
+                yield response
+        except Refused as error:
+            await abort(context, error)
+        except Exception as error:
+            await abort(context, unexpected(error, name))
+
+    return handle

@@ -1,0 +1,46 @@
+"""Refusals to gRPC statuses: one ErrorInfo each, reason and metadata for programs, message for people."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import error_details_pb2, status_pb2
+from optimdpb.errors import STATUS_OF_REASON, Refused
+
+log = logging.getLogger(__name__)
+
+DOMAIN = "optimd"
+RETRY_DELAY_S = 1
+
+
+def status_of(error: Refused) -> tuple[grpc.StatusCode, status_pb2.Status]:
+    """The gRPC code and the google.rpc.Status of a refusal."""
+    code = grpc.StatusCode[STATUS_OF_REASON[error.reason]]
+    status = status_pb2.Status(code=code.value[0], message=str(error))
+    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_S)))
+    for detail in details:
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return code, status
+
+
+def unexpected(error: Exception, method: str) -> Refused:
+    """A defect: logged in full under an id; the caller learns only the id."""
+    incident = secrets.token_hex(4)
+    log.error("incident %s in %s", incident, method, exc_info=error)
+    return Refused(
+        "INTERNAL", f"the server failed; its log has the details under incident {incident}", incident=incident
+    )
+
+
+async def abort(context: grpc.aio.ServicerContext, error: Refused) -> NoReturn:  # type: ignore[type-arg]
+    """End the call with the refusal."""
+    code, status = status_of(error)
+    await context.abort(code, str(error), (("grpc-status-details-bin", status.SerializeToString()),))

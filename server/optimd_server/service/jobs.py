@@ -1,0 +1,167 @@
+"""JobService: create, upload, inspect."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib.metadata
+import secrets
+from collections.abc import AsyncIterator, Mapping
+
+import numpy as np
+from google.protobuf import duration_pb2
+from optimdpb.codec import job_spec_from_proto, job_spec_to_proto
+from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd_server.core.effects import UploadAwaited, UploadNamed
+from optimd_server.core.events import UploadCompleted, UploadProgressed
+from optimd_server.runtime import JobHost, Runtime
+from optimd_server.service.dispatch import Method
+from optimd_server.service.messages import (
+    check_layout,
+    checked_name,
+    header,
+    limits,
+    required,
+    round_to_proto,
+    state_to_proto,
+)
+
+PAGE_SIZE = 100
+PAGE_SIZE_MAX = 1000
+
+
+class JobService:
+    """The functions behind the rpcs of the same names."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def methods(self) -> Mapping[str, Method]:
+        """What is served, by rpc name."""
+        return {
+            "GetServerInfo": self.get_server_info,
+            "CreateJob": self.create_job,
+            "UploadParameters": self.upload_parameters,
+            "GetJob": self.get_job,
+            "ListJobs": self.list_jobs,
+        }
+
+    async def get_server_info(self, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
+        return pb.GetServerInfoResponse(
+            incarnation=self._runtime.incarnation,
+            server_version=importlib.metadata.version("optimd"),
+            limits=limits(self._runtime),
+        )
+
+    async def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
+        name = checked_name("job", request.job)
+        worker = checked_name("worker", request.worker)
+        spec = job_spec_from_proto(required(request, "spec"))
+        host, answer = await self._runtime.create(name, spec, worker)
+        response = pb.CreateJobResponse(header=header(self._runtime, host), limits=limits(self._runtime))
+        match answer:
+            case UploadNamed():
+                response.disposition = pb.CREATE_DISPOSITION_UPLOAD
+                response.upload_token = answer.token
+                response.upload_lease_ms = int(answer.lease_s * 1000)
+            case UploadAwaited():
+                response.disposition = pb.CREATE_DISPOSITION_WAIT
+            case None:
+                response.disposition = pb.CREATE_DISPOSITION_READY
+        return response
+
+    async def upload_parameters(
+        self, requests: AsyncIterator[pb.UploadParametersRequest]
+    ) -> pb.UploadParametersResponse:
+        first = await anext(requests, None)
+        if first is None:
+            raise Refused("MALFORMED_REQUEST", "expected an upload header, got an empty stream", field="header")
+        upload = required(first, "header")
+        host = self._runtime.job(upload.job)
+        host.handle(UploadProgressed(upload.upload_token))
+        check_layout(host, upload.layout_digest)
+        vector = host.shards.upload_vector()
+        if upload.payload_bytes != vector.payload_bytes:
+            message = f"expected payload_bytes {vector.payload_bytes}, got {upload.payload_bytes}"
+            raise Refused("PAYLOAD_SIZE_MISMATCH", message, expected=vector.payload_bytes, got=upload.payload_bytes)
+        request: pb.UploadParametersRequest | None = first
+        while request is not None:
+            host.handle(UploadProgressed(upload.upload_token))
+            vector.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
+            request = await anext(requests, None)
+        vector.check_complete()
+        if not np.isfinite(vector.magnitude_max):
+            tensor = _first_non_finite(host)
+            message = f"tensor {tensor!r}: expected finite parameters, got NaN or infinity"
+            raise Refused("NON_FINITE_PARAMETERS", message, tensor=tensor)
+        host.handle(UploadCompleted(upload.upload_token, secrets.token_hex(16)))
+        return pb.UploadParametersResponse(header=header(self._runtime, host))
+
+    async def get_job(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
+        host = self._runtime.job(request.job)
+        state, rounds, now_s = host.machine.state, host.machine.rounds, host.now_s()
+        response = pb.GetJobResponse(
+            header=header(self._runtime, host),
+            state=state_to_proto(host),
+            spec=job_spec_to_proto(host.spec),
+            last_round=round_to_proto(state.last_round) if state.last_round else None,
+            counters=pb.JobCounters(
+                applied=state.counters.applied,
+                discarded=state.counters.discarded,
+                rejected=state.counters.rejected,
+                duplicates=state.counters.duplicates,
+                rounds_void=state.counters.rounds_void,
+            ),
+            waiting_for=host.machine.waiting_for(now_s),
+            layout_digest=host.spec.layout.digest,
+        )
+        for rank, member in enumerate(state.members):
+            account = state.ledger.find(member.worker, member.epoch)
+            lease_left = duration_pb2.Duration()
+            lease_left.FromMilliseconds(max(0, int((member.lease_until_s - now_s) * 1000)))
+            response.workers.add(
+                worker=member.worker,
+                epoch=member.epoch,
+                rank=rank,
+                last_seq=account.last_seq if account else 0,
+                member=rounds.round is not None and rounds.round.members.get(member.worker) == member.epoch,
+                lease_left=lease_left,
+            )
+        return response
+
+    async def list_jobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
+        size = request.page_size or PAGE_SIZE
+        if not 1 <= size <= PAGE_SIZE_MAX:
+            message = f"page_size: expected 1 to {PAGE_SIZE_MAX}, got {request.page_size}"
+            raise Refused("MALFORMED_REQUEST", message, field="page_size")
+        after = _name_of_token(request.page_token)
+        names = [name for name in sorted(self._runtime.jobs) if name > after]
+        response = pb.ListJobsResponse()
+        for name in names[:size]:
+            host = self._runtime.jobs[name]
+            response.jobs.add(
+                job=name,
+                header=header(self._runtime, host),
+                state=state_to_proto(host),
+                worker_count=len(host.machine.state.members),
+            )
+        if len(names) > size:
+            response.next_page_token = base64.urlsafe_b64encode(names[size - 1].encode()).decode()
+        return response
+
+
+def _name_of_token(token: str) -> str:
+    try:
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        message = f"page_token: expected one from an earlier page, got {token!r}"
+        raise Refused("MALFORMED_REQUEST", message, field="page_token") from error
+
+
+def _first_non_finite(host: JobHost) -> str:
+    flat, layout = host.shards.flat_parameters(), host.spec.layout
+    element = int(np.argmin(np.isfinite(flat)))
+    index = int(np.searchsorted(layout.offsets, element, side="right")) - 1
+    return layout.tensors[index].name

@@ -1,0 +1,124 @@
+"""Messages to domain values and back, with the checks that need no job."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd_server.core.effects import Outcome, Reason, RoundRecord
+from optimd_server.core.events import Push, Version
+from optimd_server.runtime import JobHost, Runtime
+
+_NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+_MILLISECONDS = 1000
+
+
+def checked_name(field: str, name: str) -> str:
+    """The name of a job or worker. Raises Refused(INVALID_NAME)."""
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 128 else name[:128] + "…"
+        message = f"{field}: expected 1 to 128 characters of A-Z a-z 0-9 . _ : / -, got {shown!r}"
+        raise Refused("INVALID_NAME", message, field=field, name=shown)
+    return name
+
+
+def required(message: Any, field: str) -> Any:
+    """A sub-message that must be there. Raises Refused(MALFORMED_REQUEST)."""
+    if not message.HasField(field):
+        raise Refused("MALFORMED_REQUEST", f"expected field {field}, got none", field=field)
+    return getattr(message, field)
+
+
+def header(runtime: Runtime, host: JobHost) -> pb.Header:
+    """Where the job is now."""
+    version = host.machine.version
+    return pb.Header(lineage=version.lineage, step=version.step, incarnation=runtime.incarnation)
+
+
+def limits(runtime: Runtime) -> pb.Limits:
+    """The limits in force."""
+    config = runtime.config
+    return pb.Limits(
+        chunk_bytes_max=config.chunk_bytes_max,
+        step_bytes_max=config.step_bytes_max,
+        wait_ms_max=int(config.wait_s_max * _MILLISECONDS),
+        parameters_bytes_max=config.parameters_bytes_max,
+        tensors_max=config.tensors_max,
+        workers_max=config.workers_max,
+        jobs_max=config.jobs_max,
+    )
+
+
+def lease_ms(runtime: Runtime) -> int:
+    """The lease in force, in milliseconds."""
+    return int(runtime.config.lease_s * _MILLISECONDS)
+
+
+def push_from_proto(host: JobHost, message: pb.PushHeader) -> Push:
+    """A push's header.
+
+    Raises Refused(LAYOUT_MISMATCH, UNSUPPORTED_ENCODING, PAYLOAD_SIZE_MISMATCH, MALFORMED_REQUEST).
+    """
+    check_layout(host, message.layout_digest)
+    check_encoding(message.encoding)
+    expected_bytes = host.shards.size_bytes
+    if message.payload_bytes != expected_bytes:
+        text = f"expected payload_bytes {expected_bytes} for this layout, got {message.payload_bytes}"
+        raise Refused("PAYLOAD_SIZE_MISMATCH", text, expected=expected_bytes, got=message.payload_bytes)
+    base = required(message, "base_version")
+    return Push(
+        worker=message.worker,
+        epoch=message.epoch,
+        seq=message.seq,
+        base=Version(base.lineage, base.step),
+        weight=message.weight,
+        loss=message.loss if message.HasField("loss") else None,
+    )
+
+
+def check_layout(host: JobHost, digest: bytes) -> None:
+    """Raises Refused(LAYOUT_MISMATCH)."""
+    expected = host.spec.layout.digest
+    if digest != expected:
+        text = f"expected layout digest {expected.hex()}, got {digest.hex() or 'none'}"
+        raise Refused("LAYOUT_MISMATCH", text, expected=expected.hex(), got=digest.hex())
+
+
+def check_encoding(encoding: int) -> None:
+    """Raises Refused(UNSUPPORTED_ENCODING)."""
+    if encoding not in (pb.ENCODING_UNSPECIFIED, pb.ENCODING_F32):
+        raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32, got number {encoding}", field="encoding")
+
+
+def outcome_to_proto(outcome: Outcome) -> pb.Outcome:
+    """An outcome as its message."""
+    reason = "UNSPECIFIED" if outcome.reason is Reason.NONE else outcome.reason.name
+    return pb.Outcome(
+        status=f"OUTCOME_STATUS_{outcome.status.name}",
+        reason=f"OUTCOME_REASON_{reason}",
+        detail=outcome.detail,
+        seq=outcome.seq,
+        applied_step=outcome.applied_step,
+        learning_rate=outcome.learning_rate,
+        staleness=outcome.staleness,
+        rank=outcome.rank,
+        world_size=outcome.world_size,
+    )
+
+
+def round_to_proto(record: RoundRecord) -> pb.RoundStatus:
+    """An applied round as its message."""
+    return pb.RoundStatus(
+        step=record.step,
+        learning_rate=record.learning_rate,
+        loss=record.loss,
+        contributions=len(record.contributions),
+    )
+
+
+def state_to_proto(host: JobHost) -> str:
+    """The job's state as a name of the contract's enum."""
+    return f"JOB_STATE_{host.state_name}"

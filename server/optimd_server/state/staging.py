@@ -1,0 +1,104 @@
+"""A gradient on its way in: chunks in order, copied once into the shards' buffers and scanned while still in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from optimdpb.checksum import crc32c
+from optimdpb.errors import Refused
+from optimdpb.specs.layout import ELEMENT_BYTES
+
+from optimd_server.optimizers.kernels import Float32s, magnitude_max
+
+
+class ChunkedVector:
+    """A flat float32 vector that arrives as chunks of bytes, in order, into consecutive destination arrays.
+
+    Writes into `parts`, which it does not own. `magnitude_max` is the largest |element| so far, infinity if one is not
+    finite. A refused chunk changes nothing but bytes past the ones received so far.
+    """
+
+    def __init__(self, parts: Sequence[Float32s], chunk_bytes_max: int) -> None:
+        self._parts = [part for part in parts if part.size]
+        self._chunk_bytes_max = chunk_bytes_max
+        self.payload_bytes = sum(part.nbytes for part in self._parts)
+        self.received_bytes = 0
+        self.magnitude_max = 0.0
+        self._part = 0
+        self._part_bytes = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every byte is there."""
+        return self.received_bytes == self.payload_bytes
+
+    def write(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
+        """Take the next chunk. Raises Refused(CHUNK_OUT_OF_ORDER, PAYLOAD_SIZE_MISMATCH, CHECKSUM_MISMATCH)."""
+        if not data:
+            return
+        self._check(offset_bytes, data, checksum)
+        source = np.frombuffer(data, np.uint8)
+        while source.size:
+            part = self._parts[self._part]
+            room = part.nbytes - self._part_bytes
+            count = min(room, source.size)
+            part.view(np.uint8)[self._part_bytes : self._part_bytes + count] = source[:count]
+            first = self._part_bytes // ELEMENT_BYTES
+            self.magnitude_max = max(self.magnitude_max, magnitude_max(part[first : first + count // ELEMENT_BYTES]))
+            source = source[count:]
+            self._part_bytes += count
+            if self._part_bytes == part.nbytes:
+                self._part, self._part_bytes = self._part + 1, 0
+        self.received_bytes += len(data)
+
+    def check_complete(self) -> None:
+        """Raises Refused(PAYLOAD_SIZE_MISMATCH) unless every byte is there."""
+        if not self.complete:
+            raise _size_mismatch(self.payload_bytes, self.received_bytes)
+
+    def _check(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
+        if offset_bytes != self.received_bytes:
+            message = f"expected the chunk at byte {self.received_bytes}, got the one at byte {offset_bytes}"
+            raise Refused("CHUNK_OUT_OF_ORDER", message, expected=self.received_bytes, got=offset_bytes)
+        if len(data) > self._chunk_bytes_max or len(data) % ELEMENT_BYTES:
+            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {ELEMENT_BYTES}"
+            raise Refused(
+                "CHUNK_OUT_OF_ORDER",
+                f"expected a chunk of {expected}, got {len(data)}",
+                expected=expected,
+                got=len(data),
+            )
+        if offset_bytes + len(data) > self.payload_bytes:
+            raise _size_mismatch(self.payload_bytes, offset_bytes + len(data))
+        actual = crc32c(data)
+        if checksum != actual:
+            got = "none" if checksum is None else f"{checksum:#010x}"
+            message = f"chunk at byte {offset_bytes}: expected crc32c {actual:#010x}, got {got}"
+            raise Refused("CHECKSUM_MISMATCH", message, expected=f"{actual:#010x}", got=got)
+
+
+class StagedGradient(ChunkedVector):
+    """A push's payload. Closed when another attempt, a newer epoch or the end of its lease takes its place."""
+
+    def __init__(self, worker: str, epoch: int, parts: Sequence[NDArray[np.float32]], chunk_bytes_max: int) -> None:
+        super().__init__(parts, chunk_bytes_max)
+        self.worker = worker
+        self.epoch = epoch
+        self.closed = False
+
+    def write(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
+        """As ChunkedVector.write; raises Refused(PUSH_SUPERSEDED) once closed."""
+        self.check_open()
+        super().write(offset_bytes, data, checksum)
+
+    def check_open(self) -> None:
+        """Raises Refused(PUSH_SUPERSEDED) once closed."""
+        if self.closed:
+            raise Refused("PUSH_SUPERSEDED", "another attempt, a newer epoch or an ended lease took this push's place")
+
+
+def _size_mismatch(expected_bytes: int, got_bytes: int) -> Refused:
+    message = f"expected a payload of {expected_bytes} bytes, got {got_bytes}"
+    return Refused("PAYLOAD_SIZE_MISMATCH", message, expected=expected_bytes, got=got_bytes)
