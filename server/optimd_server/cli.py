@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import sys
 import threading
@@ -74,7 +75,8 @@ def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
     """The parent holds the other end: it closes even when the parent is killed."""
 
     def wait_for_end() -> None:
-        while sys.stdin.buffer.read(4096):
+        # The bare descriptor: a thread inside sys.stdin at exit would hold a lock that the interpreter wants.
+        while os.read(0, 4096):
             pass
         callback()
 
