@@ -1,0 +1,62 @@
+"""The Python client of optimd, the optimizer daemon.
+
+    with optimd.connect("127.0.0.1:50051", job="digits", worker="w0") as worker:
+        worker.ensure_job(parameters=..., optimizer=optimd.Adam(lr=1e-3), consistency=optimd.Sync(workers=4))
+        params = worker.pull()
+        result = worker.step(gradients, weight=len(batch), loss=loss)
+
+`optimd.ray` starts servers inside Ray; it needs the extra of that name.
+"""
+
+from importlib.metadata import version as _version
+
+from optimdpb.errors import (
+    EpochSuperseded,
+    ForkedWorker,
+    InvalidGradient,
+    InvalidLayout,
+    InvalidSpec,
+    JobMismatch,
+    LeaseExpired,
+    NotServed,
+    OptimdError,
+    OutcomeUnknown,
+    Refused,
+    ServerUnavailable,
+)
+from optimdpb.specs import SGD, SGDM, Adam, ClipGlobalNorm, Constant, Cosine, Linear, Sync, Warmup
+
+from optimd.results import JobStatus, PushResult, StepResult, WorkerStatus
+from optimd.worker import Worker, connect
+
+__version__ = _version("optimd")
+
+__all__ = [
+    "SGD",
+    "SGDM",
+    "Adam",
+    "ClipGlobalNorm",
+    "Constant",
+    "Cosine",
+    "EpochSuperseded",
+    "ForkedWorker",
+    "InvalidGradient",
+    "InvalidLayout",
+    "InvalidSpec",
+    "JobMismatch",
+    "JobStatus",
+    "LeaseExpired",
+    "Linear",
+    "NotServed",
+    "OptimdError",
+    "OutcomeUnknown",
+    "PushResult",
+    "Refused",
+    "ServerUnavailable",
+    "StepResult",
+    "Sync",
+    "Warmup",
+    "Worker",
+    "WorkerStatus",
+    "connect",
+]

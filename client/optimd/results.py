@@ -1,0 +1,103 @@
+"""What calls of a worker return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from optimdpb.v1 import optimd_pb2 as pb
+
+Parameters = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What became of a push, and where the job is now.
+
+    global_step: updates applied by now. learning_rate: of the update, or of the coming one if the push was not applied.
+    status: "applied", "discarded" or "rejected"; reason: why not applied, such as "late", else None. staleness: steps
+    between the base version and the update. rank, world_size: this worker's place in the coming round, for slicing
+    data; rank is -1 for a worker that is not live. finished: whether the job has reached steps_max.
+    """
+
+    global_step: int
+    learning_rate: float
+    status: str
+    reason: str | None
+    staleness: int
+    rank: int
+    world_size: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class StepResult(PushResult):
+    """A push result with the parameters pulled after it: fresh, writable arrays that belong to the caller."""
+
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """One live worker of a job."""
+
+    worker: str
+    rank: int
+    last_seq: int
+    lease_left_s: float
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it."""
+
+    state: str
+    global_step: int
+    learning_rate: float | None
+    loss: float | None
+    applied: int
+    discarded: int
+    rejected: int
+    duplicates: int
+    rounds_void: int
+    workers: tuple[WorkerStatus, ...]
+    waiting_for: str
+
+
+def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
+    """A job's status from its message."""
+    last = message.last_round if message.HasField("last_round") else None
+    counters = message.counters
+    return JobStatus(
+        state=pb.JobState.Name(message.state).removeprefix("JOB_STATE_").lower(),
+        global_step=message.header.step,
+        learning_rate=last.learning_rate if last else None,
+        loss=last.loss if last and last.HasField("loss") else None,
+        applied=counters.applied,
+        discarded=counters.discarded,
+        rejected=counters.rejected,
+        duplicates=counters.duplicates,
+        rounds_void=counters.rounds_void,
+        workers=tuple(
+            WorkerStatus(worker.worker, worker.rank, worker.last_seq, worker.lease_left.ToMilliseconds() / 1000)
+            for worker in message.workers
+        ),
+        waiting_for=message.waiting_for,
+    )
+
+
+def push_result(outcome: pb.Outcome, header: pb.Header, finished: bool) -> PushResult:
+    """A push's result from its messages."""
+    reason = pb.OutcomeReason.Name(outcome.reason) if outcome.reason in pb.OutcomeReason.values() else "OTHER"
+    word = reason.removeprefix("OUTCOME_REASON_").lower()
+    return PushResult(
+        global_step=header.step,
+        learning_rate=outcome.learning_rate,
+        status=pb.OutcomeStatus.Name(outcome.status).removeprefix("OUTCOME_STATUS_").lower(),
+        reason=None if word == "unspecified" else word,
+        staleness=outcome.staleness,
+        rank=outcome.rank,
+        world_size=outcome.world_size,
+        finished=finished,
+    )

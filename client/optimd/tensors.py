@@ -1,0 +1,61 @@
+"""Named arrays to one flat float32 vector and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from optimdpb.errors import InvalidGradient, InvalidLayout
+from optimdpb.specs import Layout, Tensor
+
+Float32s = NDArray[np.float32]
+
+
+def layout_of(parameters: Mapping[str, NDArray[np.generic]], *, cast_to_float32: bool) -> Layout:
+    """The layout of arrays in the mapping's order. Raises InvalidLayout for what is no float32 array."""
+    for name, array in parameters.items():
+        if not isinstance(array, np.ndarray):
+            raise InvalidLayout(name, f"tensor {name!r}: expected a numpy array, got {type(array).__name__}")
+        castable = cast_to_float32 and np.issubdtype(array.dtype, np.floating)
+        if array.dtype != np.float32 and not castable:
+            raise InvalidLayout(
+                name,
+                f"tensor {name!r}: expected dtype float32, got {array.dtype} (cast_to_float32=True converts floats)",
+            )
+    return Layout(tuple(Tensor(name, array.shape) for name, array in parameters.items()))
+
+
+def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:
+    """Copy arrays into the flat vector, converting to float32."""
+    for tensor, start, stop in _slices(layout):
+        flat[start:stop].reshape(tensor.shape)[...] = arrays[tensor.name]
+
+
+def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:
+    """Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or not float32."""
+    names = {tensor.name for tensor in layout.tensors}
+    missing = [tensor.name for tensor in layout.tensors if tensor.name not in gradients]
+    unknown = [name for name in gradients if name not in names]
+    if missing or unknown:
+        parts = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+        parts += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
+        raise InvalidGradient(f"expected a gradient for exactly the layout's tensors: {'; '.join(parts)}")
+    for tensor in layout.tensors:
+        gradient = gradients[tensor.name]
+        if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float32:
+            got = getattr(gradient, "dtype", type(gradient).__name__)
+            raise InvalidGradient(f"gradient {tensor.name!r}: expected dtype float32, got {got}", tensor=tensor.name)
+        if gradient.shape != tensor.shape:
+            raise InvalidGradient(
+                f"gradient {tensor.name!r}: expected shape {tensor.shape}, got {gradient.shape}", tensor=tensor.name
+            )
+
+
+def unpack(layout: Layout, flat: Float32s) -> dict[str, Float32s]:
+    """Views of the flat vector by name; the caller gives the vector away with them."""
+    return {tensor.name: flat[start:stop].reshape(tensor.shape) for tensor, start, stop in _slices(layout)}
+
+
+def _slices(layout: Layout) -> list[tuple[Tensor, int, int]]:
+    return list(zip(layout.tensors, layout.offsets, layout.offsets[1:], strict=False))

@@ -1,0 +1,6 @@
+"""How calls reach the server. The only I/O of the client."""
+
+from optimd.transport.base import CallFailed, CallLost, CallThrottled, Transport
+from optimd.transport.grpc import GrpcTransport
+
+__all__ = ["CallFailed", "CallLost", "CallThrottled", "GrpcTransport", "Transport"]

@@ -1,0 +1,50 @@
+"""What a worker needs of a transport, and the ways a call can end without an answer."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from optimdpb.v1 import optimd_pb2 as pb
+
+Float32s = NDArray[np.float32]
+
+
+class CallFailed(Exception):
+    """A call ended without an answer. What the server did is unknown."""
+
+
+class CallLost(CallFailed):
+    """Server or reply could not be reached: worth another try."""
+
+
+class CallThrottled(CallFailed):
+    """The server is full and did nothing; try again after retry_delay_s."""
+
+    def __init__(self, message: str, retry_delay_s: float) -> None:
+        super().__init__(message)
+        self.retry_delay_s = retry_delay_s
+
+
+class Transport(Protocol):
+    """Calls of the contract. Each raises Refused, CallLost or CallThrottled, or ForkedWorker in a forked child."""
+
+    def call(self, method: str, request: Message, timeout_s: float) -> Any:
+        """A unary call by its rpc name."""
+
+    def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
+        """UploadParameters with the vector in chunks."""
+
+    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
+        """Push with the vector in chunks."""
+
+    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
+        """Step; the parameters are a fresh vector, None where the answer has none."""
+
+    def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
+        """Pull into the given vector."""
+
+    def close(self) -> None:
+        """End every call and connection."""

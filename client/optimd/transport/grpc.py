@@ -1,0 +1,179 @@
+"""The contract over gRPC, with its default message limits.
+
+Methods are built from the contract's descriptors. The channel is made at the first call and belongs to the process that
+made it: gRPC does not survive a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2, status_pb2
+from numpy.typing import NDArray
+from optimdpb.checksum import crc32c
+from optimdpb.errors import STATUS_OF_REASON, ForkedWorker, Refused
+from optimdpb.frames import with_data
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd.transport.base import CallLost, CallThrottled
+
+Float32s = NDArray[np.float32]
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+RETRY_DELAY_S = 1.0
+_DOMAIN = "optimd"
+_DETAILS_KEY = "grpc-status-details-bin"
+_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own retry does not cover large pushes and would hide the attempts that are counted here.
+    ("grpc.enable_retries", 0),
+    # A restarted server must be found quickly; the worker's own back-off spreads the load.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+# The reply is lost, the server is away or going away, or bytes were damaged on the way.
+_LOST = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DATA_LOSS,
+}
+
+
+class GrpcTransport:
+    """One channel to one server, HOST:PORT."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel: grpc.Channel | None = None
+        self._pid = 0
+        self._methods: dict[str, Callable[..., Any]] = {}
+        self._rpcs = {rpc.name: rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
+
+    def call(self, method: str, request: Message, timeout_s: float) -> Any:
+        """See Transport.call."""
+        return self._attempt(lambda: self._method(method)(request.SerializeToString(), timeout=timeout_s))
+
+    def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
+        """See Transport.upload."""
+        frames = _frames(pb.UploadParametersRequest(header=header), pb.UploadParametersRequest, flat)
+        response: pb.UploadParametersResponse = self._attempt(
+            lambda: self._method("UploadParameters")(frames, timeout=timeout_s)
+        )
+        return response
+
+    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
+        """See Transport.push."""
+        frames = _frames(pb.PushRequest(header=header), pb.PushRequest, flat)
+        response: pb.PushResponse = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
+        return response
+
+    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
+        """See Transport.step."""
+        data = flat.view(np.uint8)
+        request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
+        response: pb.StepResponse = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
+        if not response.HasField("parameters"):
+            return response, None
+        parameters = np.empty_like(flat)
+        _take_chunk(parameters.view(np.uint8), 0, response.data, response.crc32c)
+        return response, parameters
+
+    def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
+        """See Transport.pull."""
+
+        def receive() -> tuple[pb.Header, pb.ParametersHeader]:
+            responses = self._method("Pull")(request.SerializeToString(), timeout=timeout_s)
+            first = next(responses)
+            target, received = flat.view(np.uint8), 0
+            if first.parameters.payload_bytes != target.nbytes:
+                raise CallLost(f"expected {target.nbytes} bytes, the server has {first.parameters.payload_bytes}")
+            for response in responses:
+                received = _take_chunk(target, received, response.data, response.crc32c)
+            if received != target.nbytes:
+                raise CallLost(f"expected {target.nbytes} bytes, got {received}")
+            return first.header, first.parameters
+
+        return self._attempt(receive)
+
+    def close(self) -> None:
+        """See Transport.close. In a forked child the parent's channel is left alone."""
+        if self._channel is not None and self._pid == os.getpid():
+            self._channel.close()
+        self._channel = None
+        self._methods.clear()
+
+    def _attempt(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            _raise_from(error)
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        if self._channel is None:
+            self._channel, self._pid = grpc.insecure_channel(self._address, options=_OPTIONS), os.getpid()
+        elif self._pid != os.getpid():
+            raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
+        if name not in self._methods:
+            rpc = self._rpcs[name]
+            kinds = {(False, False): "unary_unary", (True, False): "stream_unary", (False, True): "unary_stream"}
+            make = getattr(self._channel, kinds[rpc.client_streaming, rpc.server_streaming])
+            path = f"/{rpc.containing_service.full_name}/{name}"
+            self._methods[name] = make(path, None, GetMessageClass(rpc.output_type).FromString)
+        return self._methods[name]
+
+
+def _frames(first: Message, frame_class: Callable[..., Message], flat: Float32s) -> Iterator[bytes]:
+    """The header, then the vector in chunks; gRPC stops asking for more once the server has answered."""
+    yield first.SerializeToString()
+    data = flat.view(np.uint8)
+    for offset_bytes in range(0, data.nbytes, CHUNK_BYTES):
+        chunk = data[offset_bytes : offset_bytes + CHUNK_BYTES]
+        yield with_data(frame_class(offset_bytes=offset_bytes, crc32c=crc32c(chunk)), chunk)
+
+
+def _take_chunk(target: NDArray[np.uint8], offset_bytes: int, data: bytes, checksum: int) -> int:
+    """Copy a checked chunk into place. Returns the offset behind it."""
+    end = offset_bytes + len(data)
+    if end > target.nbytes or crc32c(data) != checksum:
+        raise CallLost(f"the chunk at byte {offset_bytes} is damaged")
+    target[offset_bytes:end] = np.frombuffer(data, np.uint8)
+    return end
+
+
+def _raise_from(error: grpc.RpcError) -> NoReturn:
+    """The error of the contract that a failed call carries; CallLost or CallThrottled where another try may help."""
+    code, message = error.code(), error.details() or ""
+    reason, metadata, delay_s = _details(error)
+    if reason == "BACKLOG_FULL":
+        raise CallThrottled(message, delay_s) from error
+    if code in _LOST:
+        raise CallLost(f"{code.name}: {message}") from error
+    if reason in STATUS_OF_REASON:
+        raise Refused.from_reason(reason, message, metadata) from error
+    raise Refused.from_reason("INTERNAL", f"{code.name}: {message}", metadata) from error
+
+
+def _details(error: grpc.RpcError) -> tuple[str, dict[str, str], float]:
+    reason, metadata, delay_s = "", {}, RETRY_DELAY_S
+    trailer: Any = error.trailing_metadata() or ()  # the stubs miss that its entries are pairs
+    for key, value in trailer:
+        if key != _DETAILS_KEY:
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+            if detail.Unpack(info) and info.domain == _DOMAIN:
+                reason, metadata = info.reason, dict(info.metadata)
+            elif detail.Unpack(retry):
+                delay_s = retry.retry_delay.ToMilliseconds() / 1000
+    return reason, metadata, delay_s
