@@ -23,10 +23,11 @@ import numpy as np
 import optimd
 
 address, steps = sys.argv[1], int(sys.argv[2])
-rows = np.array([[np.sin(1 + i * 4 + j) for j in range(4)] for i in range(0, 32, 2)])
+rows = np.array([[np.sin((i + 1) * (j + 1)) for j in range(4)] for i in range(0, 32, 2)])
 applied = 0
 with optimd.connect(address, job="lsq", worker="python") as worker:
-    worker.ensure_job({"x": np.zeros(4, np.float32)}, optimd.Adam(0.2), optimd.Sync(2), steps_max=steps)
+    adam = optimd.Adam(optimd.Cosine(0.3, 1e-3, steps))
+    worker.ensure_job({"x": np.zeros(4, np.float32)}, adam, optimd.Sync(2), steps_max=steps)
     x = worker.pull()["x"]
     while True:
         gradient = rows.T @ (rows @ (x - np.arange(1, 5))) / len(rows)

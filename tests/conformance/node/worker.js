@@ -44,7 +44,7 @@ async function main() {
   for (let seq = 1, applied = 0; ; seq++) {
     const gradient = new Float32Array(4);
     for (let i = 1; i < 32; i += 2) {
-      const row = [0, 1, 2, 3].map((j) => Math.sin(1 + i * 4 + j));
+      const row = [0, 1, 2, 3].map((j) => Math.sin((i + 1) * (j + 1)));
       const residual = row.reduce((sum, a, j) => sum + a * (x[j] - (j + 1)), 0);
       row.forEach((a, j) => { gradient[j] += (residual * a) / 16; });
     }
