@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 
 def _choose_kernel_cache() -> None:
-    """Point numba's on-disk cache at a folder named after the sources of all kernels.
+    """Point numba's on-disk cache at a folder named after its version and the sources of all kernels.
 
     numba looks only at the file that holds a kernel, not at the functions it calls in other files: without this, a
     change to a shared helper would go on running the old code. The cache holds pickles, so only a folder of our own
@@ -17,7 +18,7 @@ def _choose_kernel_cache() -> None:
     """
     if "NUMBA_CACHE_DIR" in os.environ:
         return
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(version("numba").encode())
     for source in sorted((Path(__file__).parent / "optimizers").glob("*.py")):
         digest.update(source.read_bytes())
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
