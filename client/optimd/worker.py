@@ -227,6 +227,8 @@ class Worker:
         if self._unresolved is not None:
             if self._unresolved.resolve() is not None:
                 self._next_seq = self._unresolved.header.seq + 1
+            else:  # bytes of it may still be on their way: a fresh epoch fences them from what follows
+                self._join()
             self._unresolved = None
         tensors.pack(layout, gradients, self._packed(layout))
         return layout

@@ -148,8 +148,8 @@ def _fill(message: Any, spec: Any) -> None:
             setattr(message, field.name, value)
 
 
-def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 1) -> Any:
-    """Build the specification held in a wrapper's oneof."""
+def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0) -> Any:
+    """Build the specification held in a wrapper's oneof, which lies in `depth` schedules."""
     _refuse_unknown_fields(path, wrapper)
     member = wrapper.WhichOneof(oneof)
     if member is None:

@@ -17,10 +17,11 @@ def with_data(message: Message, data: NDArray[np.uint8]) -> bytes:
     """The serialized message, whose `data` must be unset, with `data` joined behind it: one copy."""
     if not data.size:
         return message.SerializeToString()
-    return b"".join((message.SerializeToString(), _DATA_TAG, _varint(data.nbytes), data.data))
+    return b"".join((message.SerializeToString(), _DATA_TAG, varint(data.nbytes), data.data))
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A length as protobuf writes it: 7 bits a byte, lowest first."""
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)

@@ -35,15 +35,21 @@ class RawClient:
 
     def call(self, name: str, request: Message | bytes | Iterable[Message | bytes]) -> Any:
         """Response message, or for a server stream an iterator of them. Requests may be raw bytes."""
+        return self._method(name)(request, timeout=self._timeout_s)
+
+    def start(self, name: str, request: Message | bytes | Iterable[Message | bytes]) -> Any:
+        """The same without waiting: a future that can be cancelled."""
+        return self._method(name).future(request, timeout=self._timeout_s)
+
+    def _method(self, name: str) -> Any:
         rpc = self._rpcs[name]
         kinds = {(False, False): "unary_unary", (True, False): "stream_unary", (False, True): "unary_stream"}
         make: Callable[..., Any] = getattr(self._channel, kinds[rpc.client_streaming, rpc.server_streaming])
-        method = make(
+        return make(
             f"/{rpc.containing_service.full_name}/{name}",
             request_serializer=lambda message: message if isinstance(message, bytes) else message.SerializeToString(),
             response_deserializer=GetMessageClass(rpc.output_type).FromString,
         )
-        return method(request, timeout=self._timeout_s)
 
     def create(self, job: str, spec: JobSpec, worker: str) -> Any:
         """CreateJob."""

@@ -13,6 +13,8 @@ from optimdpb.errors import InvalidLayout
 ELEMENT_BYTES = 4
 NAME_BYTES_MAX = 200
 DIMENSION_MAX = 2**53
+# What numpy and torch can hold.
+DIMENSIONS_MAX = 32
 _KIND_CODE = {"trainable": 1, "buffer": 2}
 
 
@@ -30,6 +32,11 @@ class Tensor:
         if not 1 <= size_bytes <= NAME_BYTES_MAX or any(ord(c) < 32 or ord(c) == 127 for c in self.name):
             raise InvalidLayout(
                 self.name, f"tensor name {self.name!r}: expected 1 to {NAME_BYTES_MAX} bytes without control characters"
+            )
+        if len(self.shape) > DIMENSIONS_MAX:
+            raise InvalidLayout(
+                self.name,
+                f"tensor {self.name!r}: expected at most {DIMENSIONS_MAX} dimensions, got {len(self.shape)}",
             )
         if any(not 0 <= dimension <= DIMENSION_MAX for dimension in self.shape):
             raise InvalidLayout(

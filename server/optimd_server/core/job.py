@@ -108,6 +108,7 @@ class JobMachine:
 
     def outcome_of(self, worker: str, epoch: int, seq: int) -> Outcome | Pending | None:
         """What became of a push: its outcome, Pending, or None if it was never taken. Raises Refused."""
+        check_seq(seq)
         account = self.state.ledger.find(worker, epoch)
         if account is None:
             message = f"expected a remembered epoch of worker {worker!r}, got {epoch}"
@@ -183,8 +184,7 @@ class JobMachine:
     def _check_push(self, push: Push) -> tuple[Member, Account, Outcome | None]:
         """The push's member, account and, for a duplicate, outcome. Raises Refused."""
         self._check_ready()
-        if push.seq < 1:
-            raise Refused("INVALID_PUSH", f"seq: expected at least 1, got {push.seq}", field="seq")
+        check_seq(push.seq)
         if not 0.0 < push.weight <= WEIGHT_MAX:
             message = f"weight: expected above 0 and at most {WEIGHT_MAX:g}, got {push.weight}"
             raise Refused("INVALID_PUSH", message, field="weight")
@@ -213,7 +213,7 @@ class JobMachine:
         if state.finished:
             return state.settle_finished(push)
         if push.base.lineage != state.lineage:
-            detail = f"its base lineage is {push.base.lineage!r}, the job's is {state.lineage!r}"
+            detail = f"its base lineage is {push.base.lineage[:32]!r}, the job's is {state.lineage!r}"
             return state.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
         return state.settle_late(push)
 
@@ -229,3 +229,9 @@ class JobMachine:
             return [*rejected, DropStaging(event.push.worker, event.push.epoch)]
         self.rounds.commit(Committed(event.push, event.magnitude_max))
         return []
+
+
+def check_seq(seq: int) -> None:
+    """Raises Refused(INVALID_PUSH) for a seq that no push can have."""
+    if seq < 1:
+        raise Refused("INVALID_PUSH", f"seq: expected at least 1, got {seq}", field="seq")

@@ -6,7 +6,6 @@ import os
 from dataclasses import dataclass, field
 
 MIB = 1 << 20
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,8 @@ class ServerConfig:
     step_bytes_max: int = 2 * MIB
     # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update.
     inline_bytes_max: int = 64 * 1024
-    parameters_bytes_max: int = 64 * GIB
+    # More can never fit, whatever else runs here.
+    parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     # A specification must fit a message of gRPC's default limit.
     tensors_max: int = 20_000
     workers_max: int = 4096

@@ -43,7 +43,10 @@ class Runtime:
         host = self.jobs.get(name)
         if host is None:
             self._check_limits(spec)
-            host = JobHost(name, spec, self.config, self._threads, self._clock, self._stop_on)
+            try:
+                host = JobHost(name, spec, self.config, self._threads, self._clock, self._stop_on)
+            except MemoryError as error:
+                raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
             self.jobs[name] = host
             return host
         difference = first_difference(host.spec, spec)
@@ -105,5 +108,9 @@ class Runtime:
         )
         for name, limit, value in limits:
             if value > limit:
-                message = f"expected at most {name} = {limit}, got {value}"
-                raise Refused("LIMIT_EXCEEDED", message, limit=name, limit_value=limit, value=value)
+                raise _too_large(name, limit, value)
+
+
+def _too_large(name: str, limit: int, value: int) -> Refused:
+    message = f"expected at most {name} = {limit}, got {value}"
+    return Refused("LIMIT_EXCEEDED", message, limit=name, limit_value=limit, value=value)

@@ -15,13 +15,17 @@ log = logging.getLogger(__name__)
 
 DOMAIN = "optimd"
 RETRY_DELAY_S = 1
+# Together, escaped and in base64, they stay below the 8 KiB of trailers that every client accepts.
+MESSAGE_BYTES_MAX = 1024
+METADATA_VALUE_BYTES_MAX = 256
 
 
 def status_of(error: Refused) -> tuple[grpc.StatusCode, status_pb2.Status]:
     """The gRPC code and the google.rpc.Status of a refusal."""
     code = grpc.StatusCode[STATUS_OF_REASON[error.reason]]
-    status = status_pb2.Status(code=code.value[0], message=str(error))
-    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
+    status = status_pb2.Status(code=code.value[0], message=shortened(str(error), MESSAGE_BYTES_MAX))
+    metadata = {key: shortened(value, METADATA_VALUE_BYTES_MAX) for key, value in error.metadata.items()}
+    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_S)))
     for detail in details:
@@ -29,6 +33,14 @@ def status_of(error: Refused) -> tuple[grpc.StatusCode, status_pb2.Status]:
         packed.Pack(detail)
         status.details.append(packed)
     return code, status
+
+
+def shortened(text: str, bytes_max: int) -> str:
+    """The text if its UTF-8 has at most bytes_max bytes, else its start and an ellipsis in as many."""
+    data = text.encode(errors="replace")
+    if len(data) <= bytes_max:
+        return data.decode()
+    return data[: bytes_max - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def unexpected(error: Exception, method: str) -> Refused:
@@ -43,4 +55,4 @@ def unexpected(error: Exception, method: str) -> Refused:
 async def abort(context: grpc.aio.ServicerContext, error: Refused) -> NoReturn:  # type: ignore[type-arg]
     """End the call with the refusal."""
     code, status = status_of(error)
-    await context.abort(code, str(error), (("grpc-status-details-bin", status.SerializeToString()),))
+    await context.abort(code, status.message, (("grpc-status-details-bin", status.SerializeToString()),))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import importlib.metadata
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -23,6 +22,7 @@ from optimd_server.service.messages import (
     checked_name,
     header,
     limits,
+    next_chunk,
     required,
     round_to_proto,
     state_to_proto,
@@ -90,7 +90,7 @@ class JobService:
         while request is not None:
             host.handle(UploadProgressed(upload.upload_token))
             vector.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
-            request = await anext(requests, None)
+            request = await next_chunk(requests)
         vector.check_complete()
         if not np.isfinite(vector.magnitude_max):
             tensor = _first_non_finite(host)
@@ -155,8 +155,8 @@ class JobService:
 def _name_of_token(token: str) -> str:
     try:
         return base64.b64decode(token, altchars=b"-_", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        message = f"page_token: expected one from an earlier page, got {token!r}"
+    except ValueError as error:
+        message = f"page_token: expected one from an earlier page, got {token[:100]!r}"
         raise Refused("MALFORMED_REQUEST", message, field="page_token") from error
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
 
 from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
@@ -11,6 +12,8 @@ from optimdpb.v1 import optimd_pb2 as pb
 from optimd_server.core.effects import Outcome, Reason, RoundRecord
 from optimd_server.core.events import Push, Version
 from optimd_server.runtime import JobHost, Runtime
+
+Chunk = TypeVar("Chunk", pb.PushRequest, pb.UploadParametersRequest)
 
 _NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _MILLISECONDS = 1000
@@ -30,6 +33,14 @@ def required(message: Any, field: str) -> Any:
     if not message.HasField(field):
         raise Refused("MALFORMED_REQUEST", f"expected field {field}, got none", field=field)
     return getattr(message, field)
+
+
+async def next_chunk(requests: AsyncIterator[Chunk]) -> Chunk | None:
+    """The next message of a stream whose header has come, None at its end. Raises Refused(MALFORMED_REQUEST)."""
+    request = await anext(requests, None)
+    if request is not None and request.HasField("header"):
+        raise Refused("MALFORMED_REQUEST", "expected a header in the first message alone, got another", field="header")
+    return request
 
 
 def header(runtime: Runtime, host: JobHost) -> pb.Header:

@@ -28,6 +28,7 @@ from optimd_server.service.messages import (
     header,
     lease_ms,
     limits,
+    next_chunk,
     outcome_to_proto,
     push_from_proto,
     required,
@@ -108,7 +109,7 @@ class WorkerService:
         request: pb.PushRequest | None = first
         while request is not None:
             staged.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
-            request = await anext(requests, None)
+            request = await next_chunk(requests)
             if staged.received_bytes and request is not None:
                 host.handle(SignOfLife(push.worker, push.epoch))
         staged.check_complete()

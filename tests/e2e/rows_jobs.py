@@ -1,0 +1,332 @@
+"""Bad requests to JobService, to methods that are not served, and bytes that are no request at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from optimd_server.runtime import ServerConfig
+from optimdpb.codec import job_spec_to_proto
+from optimdpb.frames import varint
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.e2e.scene import WORKER, Row, Scene
+
+NOT_SERVED = {
+    "UpdateJob": pb.UpdateJobRequest,
+    "DeleteJob": pb.DeleteJobRequest,
+    "CreateSnapshot": pb.CreateSnapshotRequest,
+    "StartRangeTest": pb.StartRangeTestRequest,
+    "GetRangeTest": pb.GetRangeTestRequest,
+    "Stage": pb.StageRequest,
+    "Commit": pb.CommitRequest,
+    "Prepare": pb.PrepareRequest,
+    "Apply": pb.ApplyRequest,
+    "Abort": pb.AbortRequest,
+}
+STREAMING = ("Push", "Stage", "UploadParameters")
+SERVED_RULES = ("sgd", "sgdm", "adam")
+SERVED_SCHEDULES = ("constant", "linear", "cosine", "warmup")
+
+Edit = Callable[[Any], Any]
+
+
+def creating(edit: Edit, *, same_job: bool = False, worker: str = WORKER) -> Callable[[Scene], Any]:
+    """CreateJob with an edited copy of the scene's specification, for a new job or for the scene's."""
+
+    def send(scene: Scene) -> Any:
+        spec = job_spec_to_proto(scene.spec)
+        edit(spec)
+        job = scene.job if same_job else f"{scene.job}-new"
+        return scene.call("CreateJob", pb.CreateJobRequest(job=job, spec=spec, worker=worker))
+
+    return send
+
+
+def named(job: str, worker: str = WORKER) -> Callable[[Scene], Any]:
+    """CreateJob with a good specification under a bad name."""
+    return lambda scene: scene.call(
+        "CreateJob", pb.CreateJobRequest(job=job, spec=job_spec_to_proto(scene.spec), worker=worker)
+    )
+
+
+def tensors(*shapes: tuple[str, list[int]]) -> Edit:
+    """Replace the layout."""
+
+    def edit(spec: Any) -> None:
+        del spec.layout.tensors[:]
+        for name, shape in shapes:
+            spec.layout.tensors.add(name=name, shape=shape)
+
+    return edit
+
+
+def rule(name: str, lr: float = 0.1, **fields: Any) -> Edit:
+    """Replace the rule."""
+
+    def edit(spec: Any) -> None:
+        spec.optimizer.Clear()
+        chosen = getattr(spec.optimizer, name)
+        chosen.lr.constant.lr = lr
+        for field, value in fields.items():
+            setattr(chosen, field, value)
+
+    return edit
+
+
+def schedule(kind: str, **fields: Any) -> Edit:
+    """Replace the learning rate's schedule."""
+
+    def edit(spec: Any) -> None:
+        spec.optimizer.sgdm.lr.Clear()
+        chosen = getattr(spec.optimizer.sgdm.lr, kind)
+        chosen.SetInParent()
+        for field, value in fields.items():
+            setattr(chosen, field, value)
+
+    return edit
+
+
+def warmups(depth: int) -> Edit:
+    """Warm-ups in warm-ups around a constant: depth schedules in all."""
+
+    def edit(spec: Any) -> None:
+        innermost = spec.optimizer.sgdm.lr
+        innermost.Clear()
+        for _ in range(depth - 1):
+            innermost.warmup.steps = 2
+            innermost = innermost.warmup.schedule
+        innermost.constant.lr = 0.1
+
+    return edit
+
+
+def consistency(**fields: Any) -> Edit:
+    """Change Sync."""
+    return lambda spec: [setattr(spec.consistency.sync, field, value) for field, value in fields.items()]
+
+
+def unset(field: str) -> Edit:
+    """Remove a field."""
+    return lambda spec: spec.ClearField(field)
+
+
+def unknown_field(spec: Any) -> None:
+    """A hyper-parameter of a later contract."""
+    spec.optimizer.sgdm.MergeFromString(b"\x98\x06\x01")  # field 99, varint 1
+
+
+def first_tensor(**fields: Any) -> Edit:
+    """Change the first tensor."""
+    return lambda spec: [setattr(spec.layout.tensors[0], field, value) for field, value in fields.items()]
+
+
+def mismatch(name: str, field: str, edit: Edit) -> Row:
+    """The scene's job created again with a difference."""
+    return Row(f"create again: {name}", creating(edit, same_job=True), "JOB_MISMATCH", {"field": field})
+
+
+def invalid_spec(name: str, field: str, edit: Edit) -> Row:
+    return Row(f"spec: {name}", creating(edit), "INVALID_SPEC", {"field": field})
+
+
+def not_served(name: str, edit: Edit) -> Row:
+    return Row(f"not served: {name}", creating(edit), "NOT_SERVED")
+
+
+def invalid_layout(name: str, tensor: str, edit: Edit) -> Row:
+    return Row(f"layout: {name}", creating(edit), "INVALID_LAYOUT", {"tensor": tensor})
+
+
+def garbage(method: str, data: bytes) -> Callable[[Scene], Any]:
+    """Bytes that are no message of the method."""
+    return lambda scene: scene.call(method, iter([data]) if method in STREAMING else data)
+
+
+def truncated_create(scene: Scene) -> Any:
+    spec = job_spec_to_proto(scene.spec)
+    whole = pb.CreateJobRequest(job=f"{scene.job}-new", spec=spec, worker=WORKER).SerializeToString()
+    return scene.call("CreateJob", whole[:-3])
+
+
+def nested_create(scene: Scene) -> Any:
+    """CreateJob with 200 warm-ups in each other: deeper than protobuf itself reads or writes."""
+    data = b""
+    path = [pb.Warmup.DESCRIPTOR.fields_by_name["schedule"], pb.Schedule.DESCRIPTOR.fields_by_name["warmup"]] * 200
+    outside = ((pb.SGDM, "lr"), (pb.Optimizer, "sgdm"), (pb.JobSpec, "optimizer"), (pb.CreateJobRequest, "spec"))
+    for field in [*path, *(message.DESCRIPTOR.fields_by_name[name] for message, name in outside)]:
+        data = bytes([field.number << 3 | 2]) + varint(len(data)) + data
+    return scene.call("CreateJob", data)
+
+
+def list_jobs(**fields: Any) -> Callable[[Scene], Any]:
+    return lambda scene: scene.call("ListJobs", pb.ListJobsRequest(**fields))
+
+
+MISMATCHES = [
+    mismatch("another shape", "layout.tensors['w']", lambda spec: spec.layout.tensors[0].shape.append(1)),
+    mismatch("another name", "layout.tensors[0].name", first_tensor(name="v")),
+    mismatch("one tensor more", "layout.tensors", lambda spec: spec.layout.tensors.add(name="extra")),
+    mismatch("another rule", "optimizer", rule("adam")),
+    mismatch("another hyper-parameter", "optimizer.momentum", rule("sgdm", momentum=0.5)),
+    mismatch("another learning rate", "optimizer.lr.lr", rule("sgdm", lr=0.2)),
+    mismatch("another schedule", "optimizer.lr", schedule("linear", lr_start=0.1, lr_end=0.2, steps=5)),
+    mismatch("another consistency", "consistency.workers", consistency(workers=2)),
+    mismatch("another reduction", "reduction", lambda spec: setattr(spec, "reduction", pb.REDUCTION_SUM)),
+    mismatch("a clip", "clip", lambda spec: setattr(spec.clip, "global_norm", 1.0)),
+    mismatch("another steps_max", "steps_max", lambda spec: setattr(spec, "steps_max", 5)),
+]
+
+SPECS = [
+    Row(
+        "spec: absent",
+        lambda scene: scene.call("CreateJob", pb.CreateJobRequest(job="j", worker="w")),
+        "MALFORMED_REQUEST",
+        {"field": "spec"},
+    ),
+    invalid_spec("no optimizer", "optimizer", unset("optimizer")),
+    invalid_spec("no rule", "optimizer", lambda spec: spec.optimizer.Clear() or spec.optimizer.SetInParent()),
+    invalid_spec("no learning rate", "optimizer.lr", lambda spec: spec.optimizer.sgdm.ClearField("lr")),
+    invalid_spec(
+        "empty schedule",
+        "optimizer.lr",
+        lambda spec: spec.optimizer.sgdm.lr.Clear() or spec.optimizer.sgdm.lr.SetInParent(),
+    ),
+    invalid_spec("unknown field in the rule", "optimizer", unknown_field),
+    invalid_spec("unknown enum value", "optimizer.form", rule("sgdm", form=77)),
+    invalid_spec("unknown reduction", "reduction", lambda spec: setattr(spec, "reduction", 9)),
+    invalid_spec("unknown tensor kind", "layout.tensors.kind", first_tensor(kind=5)),
+    invalid_spec("beta1 1", "optimizer.beta1", rule("adam", beta1=1.0)),
+    invalid_spec("beta2 NaN", "optimizer.beta2", rule("adam", beta2=math.nan)),
+    invalid_spec("eps negative", "optimizer.eps", rule("adam", eps=-1e-8)),
+    invalid_spec("lr negative", "optimizer.lr.lr", rule("sgd", lr=-0.1)),
+    invalid_spec("lr NaN", "optimizer.lr.lr", rule("sgd", lr=math.nan)),
+    invalid_spec("lr infinite", "optimizer.lr.lr", rule("sgd", lr=math.inf)),
+    invalid_spec("weight_decay negative", "optimizer.weight_decay", rule("sgd", weight_decay=-1.0)),
+    invalid_spec("momentum 1", "optimizer.momentum", rule("sgdm", momentum=1.0)),
+    invalid_spec("nesterov without momentum", "optimizer.nesterov", rule("sgdm", nesterov=True, momentum=0.0)),
+    invalid_spec("no steps", "optimizer.lr.steps", schedule("linear", lr_start=0.1)),
+    invalid_spec("lr_max below lr_min", "optimizer.lr.lr_max", schedule("cosine", lr_max=0.1, lr_min=0.2, steps=5)),
+    invalid_spec("warm-up of nothing", "optimizer.lr.schedule", schedule("warmup", steps=5)),
+    invalid_spec("warm-up 9 deep", "optimizer.lr" + ".schedule" * 8, warmups(9)),
+    Row("spec: warm-up 200 deep", nested_create, "MALFORMED_REQUEST"),
+    invalid_spec("no consistency", "consistency", unset("consistency")),
+    invalid_spec("no workers", "consistency.workers", consistency(workers=0)),
+    invalid_spec("workers_min above workers", "consistency.workers_min", consistency(workers_min=2)),
+    invalid_spec("clip 0", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", 0.0)),
+    invalid_spec("clip NaN", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", math.nan)),
+    invalid_spec("empty clip", "clip", lambda spec: spec.clip.SetInParent()),
+    invalid_spec("steps_max 0", "steps_max", lambda spec: setattr(spec, "steps_max", 0)),
+]
+
+UNSERVED = [
+    *[
+        not_served(f"rule {field.name}", rule(field.name))
+        for field in pb.Optimizer.DESCRIPTOR.oneofs_by_name["rule"].fields
+        if field.name not in SERVED_RULES
+    ],
+    *[
+        not_served(f"schedule {field.name}", schedule(field.name))
+        for field in pb.Schedule.DESCRIPTOR.oneofs_by_name["kind"].fields
+        if field.name not in SERVED_SCHEDULES
+    ],
+    not_served("async", lambda spec: spec.consistency.__getattribute__("async").SetInParent()),
+    not_served("ssp", lambda spec: spec.consistency.ssp.SetInParent()),
+    not_served("quorum", consistency(quorum=1)),
+    not_served("round_timeout_s", consistency(round_timeout_s=1.0)),
+    not_served("groups", lambda spec: spec.groups.add(pattern="*")),
+    not_served("buffer", first_tensor(kind=pb.TENSOR_KIND_BUFFER)),
+    not_served("clip by tensor", lambda spec: setattr(spec.clip, "tensor_norm", 1.0)),
+    not_served("clip by value", lambda spec: setattr(spec.clip, "value", 1.0)),
+    not_served("schedule of momentum", lambda spec: spec.optimizer.schedules["momentum"].constant.SetInParent()),
+]
+
+LAYOUTS = [
+    invalid_layout("empty", "", tensors()),
+    invalid_layout("duplicate name", "w", tensors(("w", [1]), ("w", [2]))),
+    invalid_layout("empty name", "", tensors(("", [1]))),
+    invalid_layout("control character in a name", "a\nb", tensors(("a\nb", [1]))),
+    invalid_layout("negative dimension", "w", tensors(("w", [3, -1]))),
+    invalid_layout("dimension above 2^53", "w", tensors(("w", [2**60]))),
+    Row(
+        "layout: ten bytes that declare 2^40 elements",
+        creating(tensors(("w", [2**40]))),
+        "LIMIT_EXCEEDED",
+        {"limit": "parameters_bytes_max", "value": str(2**42)},
+    ),
+    Row(
+        "layout: product above int64",
+        creating(tensors(("w", [2**40, 2**40]))),
+        "LIMIT_EXCEEDED",
+        {"limit": "parameters_bytes_max", "value": str(2**82)},
+    ),
+    Row(
+        "layout: more than the machine's memory",
+        creating(tensors(("w", [ServerConfig().parameters_bytes_max // 4 + 1]))),
+        "LIMIT_EXCEEDED",
+        {"limit": "parameters_bytes_max"},
+    ),
+    Row(
+        "layout: too many tensors",
+        creating(tensors(*[(f"t{i}", [1]) for i in range(9)])),
+        "LIMIT_EXCEEDED",
+        {"limit": "tensors_max", "limit_value": "8", "value": "9"},
+    ),
+    invalid_layout("33 dimensions", "w", tensors(("w", [1] * 33))),
+    invalid_layout("50,000 dimensions of 2^53", "w", tensors(("w", [2**53] * 50_000))),
+]
+
+NAMES = [
+    Row(f"name of a job: {name!r:.20}", named(name), "INVALID_NAME", {"field": "job"})
+    for name in ("", "a b", "é", "job\n", "a\\b", "x" * 129)
+] + [
+    Row(f"name of a worker: {name!r:.20}", named("good", worker=name), "INVALID_NAME", {"field": "worker"})
+    for name in ("", "a b", "x" * 129)
+]
+
+# An error that repeated these in full would not fit a client's limit for trailers.
+LONG = [
+    Row("long job name", lambda scene: scene.call("GetJob", pb.GetJobRequest(job="\0" * 100_000)), "UNKNOWN_JOB"),
+    Row("long page token", list_jobs(page_token="é" * 100_000), "MALFORMED_REQUEST"),
+    Row("long tensor name", creating(tensors(("😀" * 100_000, [1]))), "INVALID_LAYOUT"),
+    Row("long shape", creating(tensors(("w", [-1] * 50_000))), "INVALID_LAYOUT"),
+]
+
+LISTS = [
+    Row("page size negative", list_jobs(page_size=-1), "MALFORMED_REQUEST", {"field": "page_size"}),
+    Row("page size 1001", list_jobs(page_size=1001), "MALFORMED_REQUEST", {"field": "page_size"}),
+    Row("page token made up", list_jobs(page_token="!"), "MALFORMED_REQUEST", {"field": "page_token"}),
+    Row("page token not ASCII", list_jobs(page_token="é"), "MALFORMED_REQUEST", {"field": "page_token"}),
+]
+
+FULL = [
+    Row("a job above jobs_max", creating(lambda spec: None), "LIMIT_EXCEEDED", {"limit": "jobs_max"}, server="full"),
+]
+
+NO_MESSAGES = [
+    *[
+        Row(
+            f"not served: {name}",
+            lambda scene, name=name, request=request: scene.call(
+                name, iter([request()]) if name in STREAMING else request()
+            ),
+            "NOT_SERVED",
+            {"feature": f"method {name}"},
+        )
+        for name, request in NOT_SERVED.items()
+    ],
+    *[
+        Row(
+            f"garbage to {rpc.name}",
+            garbage(rpc.name, b"\xff\x00\xff\x01garbage"),
+            "NOT_SERVED" if rpc.name in NOT_SERVED else "MALFORMED_REQUEST",
+        )
+        for service in pb.DESCRIPTOR.services_by_name.values()
+        for rpc in service.methods
+    ],
+    Row("truncated CreateJob", truncated_create, "MALFORMED_REQUEST"),
+    Row("text that is not UTF-8", garbage("GetJob", b"\x0a\x02\xff\xfe"), "MALFORMED_REQUEST"),
+]
+
+ROWS = [*MISMATCHES, *SPECS, *UNSERVED, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *NO_MESSAGES]

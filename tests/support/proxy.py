@@ -1,0 +1,111 @@
+"""A TCP proxy between gRPC clients and one server, on loopback, whose faults are switched while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+READ_BYTES = 1 << 18
+
+
+class Proxy:
+    """Forwards every connection to `target` (HOST:PORT). `address` is its own.
+
+    swallow: what the server sends is counted and dropped. HTTP/2 stalls then, so switch it on once the request is over.
+    delay_s: everything read, in either direction, is held back that long.
+    sent_bytes, received_bytes: forwarded from clients to the server, and come from the server, over all connections.
+    """
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self.swallow = False
+        self.delay_s = 0.0
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._sockets: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._start(self._accept)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def cut(self) -> None:
+        """Break every open connection. New ones are welcome."""
+        with self._changed:
+            sockets = list(self._sockets)
+        for end in sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def wait_sent(self, total_bytes: int, timeout_s: float = 30.0) -> None:
+        """Return once sent_bytes is at least total_bytes. Raises TimeoutError."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.sent_bytes >= total_bytes, timeout_s):
+                raise TimeoutError(f"expected {total_bytes} bytes from clients in {timeout_s} s, got {self.sent_bytes}")
+
+    def close(self) -> None:
+        """Break everything and wait for the threads."""
+        self._closed.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(10)  # accepts no more: what is open now is all there will be
+        self.cut()
+        for thread in self._threads[1:]:
+            thread.join(10)
+        self._listener.close()
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, name="test-proxy")
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._target)
+            except OSError:
+                client.close()
+                continue
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._changed:
+                self._sockets |= {client, server}
+            self._start(self._pump, client, server, True)
+            self._start(self._pump, server, client, False)
+
+    def _pump(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
+        """Forward one direction until either end breaks; then break both, so that neither side waits for a ghost."""
+        try:
+            while data := source.recv(READ_BYTES):
+                if self.delay_s:
+                    self._closed.wait(self.delay_s)
+                if from_client or not self.swallow:
+                    target.sendall(data)
+                with self._changed:
+                    if from_client:
+                        self.sent_bytes += len(data)
+                    else:
+                        self.received_bytes += len(data)
+                    self._changed.notify_all()
+        except OSError:
+            pass
+        finally:
+            for end in (source, target):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            with self._changed:
+                self._sockets.discard(source)
+            source.close()
