@@ -112,7 +112,7 @@ class Scene:
         """Payload bytes of an unfinished push that the server holds."""
 
         def read() -> int:
-            staged = self.server.host(self.job).shards._staging.get((WORKER, self.epoch))
+            staged = self.server.host(self.job).shards.staged.get((WORKER, self.epoch))
             return staged.received_bytes if staged else 0
 
         return self.server.on_loop(read)

@@ -8,23 +8,24 @@ import threading
 from collections.abc import Callable
 
 READ_BYTES = 1 << 18
+FRAME_HEADER_BYTES = 9
+# DATA, HEADERS, RST_STREAM, CONTINUATION.
+ANSWER_FRAMES = (0, 1, 3, 9)
 
 
 class Proxy:
     """Forwards every connection to `target` (HOST:PORT). `address` is its own.
 
-    swallow: what the server sends is counted and dropped. HTTP/2 stalls then, so switch it on once the request is over.
-    delay_s: everything read, in either direction, is held back that long.
-    sent_bytes, received_bytes: forwarded from clients to the server, and come from the server, over all connections.
+    hold_answers: no answer reaches a client; flow control still does, so that the bytes of open calls go on. Cut the
+    connections before it is switched off again.
+    sent_bytes: forwarded from clients to the server, over all connections.
     """
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
-        self.swallow = False
-        self.delay_s = 0.0
+        self.hold_answers = False
         self.sent_bytes = 0
-        self.received_bytes = 0
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._sockets: set[socket.socket] = set()
@@ -89,17 +90,10 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket, from_client: bool) -> None:
         """Forward one direction until either end breaks; then break both, so that neither side waits for a ghost."""
         try:
-            while data := source.recv(READ_BYTES):
-                if self.delay_s:
-                    self._closed.wait(self.delay_s)
-                if from_client or not self.swallow:
-                    target.sendall(data)
-                with self._changed:
-                    if from_client:
-                        self.sent_bytes += len(data)
-                    else:
-                        self.received_bytes += len(data)
-                    self._changed.notify_all()
+            if from_client:
+                self._forward_calls(source, target)
+            else:
+                self._forward_answers(source, target)
         except OSError:
             pass
         finally:
@@ -109,3 +103,26 @@ class Proxy:
             with self._changed:
                 self._sockets.discard(source)
             source.close()
+
+    def _forward_calls(self, source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(READ_BYTES):
+            target.sendall(data)
+            with self._changed:
+                self.sent_bytes += len(data)
+                self._changed.notify_all()
+
+    def _forward_answers(self, source: socket.socket, target: socket.socket) -> None:
+        """Frame by frame (RFC 9113 section 4.1): length in 3 bytes, type in 1, flags and stream in 5, then the rest."""
+        pending = b""
+        while data := source.recv(READ_BYTES):
+            pending += data
+            passed, start = [], 0
+            while len(pending) - start >= FRAME_HEADER_BYTES:
+                stop = start + FRAME_HEADER_BYTES + int.from_bytes(pending[start : start + 3])
+                if stop > len(pending):
+                    break
+                if not (self.hold_answers and pending[start + 3] in ANSWER_FRAMES):
+                    passed.append(pending[start:stop])
+                start = stop
+            pending = pending[start:]
+            target.sendall(b"".join(passed))

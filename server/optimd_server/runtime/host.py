@@ -130,7 +130,8 @@ class JobHost:
         if not isinstance(known, Pending) or wait_s <= 0:
             return known
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        waiters = self._waiting.setdefault((worker, epoch, seq), set())
+        key = (worker, epoch, seq)
+        waiters = self._waiting.setdefault(key, set())
         waiters.add(waiter)
         try:
             async with asyncio.timeout(wait_s):
@@ -139,6 +140,8 @@ class JobHost:
             return known
         finally:
             waiters.discard(waiter)
+            if not waiters and self._waiting.get(key) is waiters:
+                del self._waiting[key]
 
     def stop_waiting(self) -> None:
         """Let every waiting call answer WAITING now."""

@@ -16,13 +16,16 @@ from optimd_server.state.staging import ChunkedVector
 
 
 class ShardGroup:
-    """Shards in order of elements. prepare() and apply() block; the rest belongs to the event loop."""
+    """Shards in order of elements. prepare() and apply() block; the rest belongs to the event loop.
+
+    `staged`: the gradient of each (worker, epoch), whole or still coming in.
+    """
 
     def __init__(self, spec: JobSpec, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
         bounds = split_evenly(piece_bounds(spec.layout), shard_count)
         self.shards = [Shard(spec.optimizer, part, threads_max) for part in bounds]
         self._chunk_bytes_max = chunk_bytes_max
-        self._staging: dict[tuple[str, int], StagedGradient] = {}
+        self.staged: dict[tuple[str, int], StagedGradient] = {}
 
     def upload_vector(self) -> ChunkedVector:
         """Where the initial parameters go."""
@@ -33,7 +36,7 @@ class ShardGroup:
         self._close(worker, epoch)
         parts = [shard.stage(worker, epoch) for shard in self.shards]
         staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
-        self._staging[worker, epoch] = staged
+        self.staged[worker, epoch] = staged
         return staged
 
     def drop(self, worker: str, epoch: int) -> None:
@@ -43,7 +46,7 @@ class ShardGroup:
             shard.drop(worker, epoch)
 
     def _close(self, worker: str, epoch: int) -> None:
-        staged = self._staging.pop((worker, epoch), None)
+        staged = self.staged.pop((worker, epoch), None)
         if staged is not None:
             staged.closed = True
 
