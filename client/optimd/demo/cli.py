@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     }
     if options.json:
         options.json.write_text(json.dumps(facts, indent=2) + "\n")
-    screen.print_table({**facts, "picture": str(options.plot.resolve())})
+    screen.print_facts(facts, options.plot.resolve())
     return EXIT_OK if outcome.global_step == options.steps else EXIT_FAILED
 
 

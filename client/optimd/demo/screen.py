@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
@@ -55,9 +56,11 @@ class Screen:
         )
 
 
-def print_table(facts: dict[str, object]) -> None:
-    """The facts of the run, one to a row."""
+def print_facts(facts: dict[str, object], picture: Path) -> None:
+    """The facts of the run, one to a row, and where the picture is, on a line that no terminal cuts."""
     table = Table(show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"picture: {picture}", soft_wrap=True, highlight=False)

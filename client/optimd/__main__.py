@@ -1,0 +1,7 @@
+"""`python -m optimd` is the program `optimd`."""
+
+import sys
+
+from optimd.cli import main
+
+sys.exit(main())
