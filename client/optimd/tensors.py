@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,13 @@ from optimdpb.specs import Layout, Tensor
 Float32s = NDArray[np.float32]
 
 
-def layout_of(parameters: Mapping[str, NDArray[np.generic]], *, cast_to_float32: bool) -> Layout:
-    """The layout of arrays in the mapping's order. Raises InvalidLayout for what is no float32 array."""
+def layout_of(
+    parameters: Mapping[str, NDArray[np.generic]], buffers: Collection[str] = (), *, cast_to_float32: bool
+) -> Layout:
+    """The layout of arrays in the mapping's order. Raises InvalidLayout for what is no float32 array, or no array."""
+    for name in buffers:
+        if name not in parameters:
+            raise InvalidLayout(name, f"buffer {name!r}: expected the name of one of the parameters")
     for name, array in parameters.items():
         if not isinstance(array, np.ndarray):
             raise InvalidLayout(name, f"tensor {name!r}: expected a numpy array, got {type(array).__name__}")
@@ -23,7 +28,8 @@ def layout_of(parameters: Mapping[str, NDArray[np.generic]], *, cast_to_float32:
                 name,
                 f"tensor {name!r}: expected dtype float32, got {array.dtype} (cast_to_float32=True converts floats)",
             )
-    return Layout(tuple(Tensor(name, array.shape) for name, array in parameters.items()))
+    kinds = {name: "buffer" if name in buffers else "trainable" for name in parameters}
+    return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in parameters.items()))
 
 
 def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:

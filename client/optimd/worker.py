@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto, layout_from_proto
 from optimdpb.errors import EpochSuperseded, OptimdError, Refused, ServerUnavailable
-from optimdpb.specs import ClipGlobalNorm, Consistency, JobSpec, Layout, Optimizer
+from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
@@ -84,17 +84,20 @@ class Worker:
         consistency: Consistency,
         *,
         reduction: str = "mean",
-        clip: ClipGlobalNorm | None = None,
+        clip: Clip | None = None,
+        groups: Sequence[Group] = (),
+        buffers: Collection[str] = (),
         steps_max: int | None = None,
         cast_to_float32: bool = False,
     ) -> None:
         """Create the job with these parameters, or verify that it is the same job and wait for it; then join.
 
-        parameters: float32 arrays by name, in the order of the layout; read, not kept. Raises InvalidLayout,
-        InvalidSpec, JobMismatch (naming the first difference), ServerUnavailable.
+        parameters: float32 arrays by name, in the order of the layout; read, not kept. buffers: names of those that are
+        not trained (running statistics): what workers push for them is their value, and a round takes the mean by
+        weight. Raises InvalidLayout, InvalidSpec, JobMismatch (naming the first difference), ServerUnavailable.
         """
-        layout = tensors.layout_of(parameters, cast_to_float32=cast_to_float32)
-        spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max)
+        layout = tensors.layout_of(parameters, buffers, cast_to_float32=cast_to_float32)
+        spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups))
         creator = self.name or "observer"
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
         while True:
@@ -126,9 +129,9 @@ class Worker:
     def push(self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None) -> PushResult:
         """Send one gradient, taken at the parameters last pulled; wait for its outcome as the consistency model says.
 
-        gradients: float32, exactly the layout's names and shapes; read, not kept. weight: examples behind it, > 0.
-        Raises InvalidGradient before anything is sent, EpochSuperseded, ServerUnavailable (it does not count), and
-        OutcomeUnknown (it may count; the next push or step finds out first).
+        gradients: float32, exactly the layout's names and shapes, for a buffer its value; read, not kept. weight:
+        examples behind it, > 0. Raises InvalidGradient before anything is sent, EpochSuperseded, ServerUnavailable (it
+        does not count), and OutcomeUnknown (it may count; the next push or step finds out first).
         """
         layout = self._prepare(gradients)
         timeout_s = self._bulk_timeout_s(layout) + self._wait_s

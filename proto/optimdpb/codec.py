@@ -15,11 +15,29 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from optimdpb import specs
 from optimdpb.errors import InvalidSpec, NotServed
-from optimdpb.specs import ClipGlobalNorm, Consistency, JobSpec, Layout, Optimizer, Schedule, Tensor
+from optimdpb.specs import (
+    Clip,
+    ClipGlobalNorm,
+    ClipTensorNorm,
+    ClipValue,
+    Consistency,
+    Group,
+    JobSpec,
+    Layout,
+    Optimizer,
+    Schedule,
+    Tensor,
+)
 from optimdpb.specs.schedules import NESTING_MAX
 from optimdpb.v1 import optimd_pb2 as pb
 
 T = TypeVar("T")
+
+_CLIP_OF_KIND: dict[str, Callable[[float], Clip]] = {
+    "global_norm": ClipGlobalNorm,
+    "tensor_norm": ClipTensorNorm,
+    "value": ClipValue,
+}
 
 _CLASS_OF_MESSAGE: dict[str, type] = {
     name: value
@@ -68,7 +86,14 @@ def job_spec_to_proto(spec: JobSpec) -> pb.JobSpec:
         steps_max=spec.steps_max,
     )
     if spec.clip is not None:
-        message.clip.global_norm = spec.clip.norm_max
+        kind, value = _kind_of_clip(spec.clip)
+        setattr(message.clip, kind, value)
+    for group in spec.groups:
+        added = message.groups.add(
+            pattern=group.pattern, frozen=group.frozen, hyper_parameters=dict(group.hyper_parameters)
+        )
+        if group.lr_multiplier != 1.0:
+            added.lr_multiplier = group.lr_multiplier
     return message
 
 
@@ -81,20 +106,16 @@ def job_spec_from_proto(message: pb.JobSpec) -> JobSpec:
     for required in ("layout", "optimizer", "consistency"):
         if not message.HasField(required):
             raise InvalidSpec(required, "expected a value, got none")
-    if message.groups:
-        raise NotServed("option groups")
-    layout = layout_from_proto(message.layout)
-    if any(tensor.kind == "buffer" for tensor in layout.tensors):
-        raise NotServed("tensor kind BUFFER")
     if message.optimizer.schedules:
         raise NotServed("option schedules of an optimizer")
     return JobSpec(
-        layout=layout,
+        layout=layout_from_proto(message.layout),
         optimizer=_unwrap("optimizer", message.optimizer, "rule"),
         consistency=_unwrap("consistency", message.consistency, "model"),
         reduction=_choice_from_proto("reduction", message, pb.JobSpec.DESCRIPTOR.fields_by_name["reduction"]) or "mean",
         clip=_clip_from_proto(message) if message.HasField("clip") else None,
         steps_max=message.steps_max if message.HasField("steps_max") else None,
+        groups=tuple(_group_from_proto(place, group) for place, group in enumerate(message.groups)),
     )
 
 
@@ -114,13 +135,29 @@ def layout_from_proto(message: pb.Layout) -> Layout:
     return Layout(tuple(tensors))
 
 
-def _clip_from_proto(message: pb.JobSpec) -> ClipGlobalNorm:
+def _clip_from_proto(message: pb.JobSpec) -> Clip:
     kind = message.clip.WhichOneof("kind")
     if kind is None:
         raise InvalidSpec("clip", "expected one kind of clipping, got none")
-    if kind != "global_norm":
-        raise NotServed(f"clip {kind}")
-    return _within("clip", lambda: ClipGlobalNorm(message.clip.global_norm))
+    make: Callable[[float], Clip] = _CLIP_OF_KIND[kind]
+    return _within("clip", lambda: make(getattr(message.clip, kind)))
+
+
+def _kind_of_clip(clip: Clip) -> tuple[str, float]:
+    kind = next(kind for kind, clip_class in _CLIP_OF_KIND.items() if type(clip) is clip_class)
+    (field,) = dataclasses.fields(clip)
+    return kind, getattr(clip, field.name)
+
+
+def _group_from_proto(place: int, message: pb.Group) -> Group:
+    path = f"groups[{place}]"
+    _refuse_unknown_fields(path, message)
+    settings = set(message.hyper_parameters) & {"self", "pattern", "lr_multiplier", "frozen"}
+    if settings:
+        raise InvalidSpec(f"{path}.{min(settings)}", "expected in its own field, got as a hyper-parameter")
+    multiplier = message.lr_multiplier if message.HasField("lr_multiplier") else 1.0
+    parameters = dict(message.hyper_parameters)
+    return _within(path, lambda: Group(message.pattern, lr_multiplier=multiplier, frozen=message.frozen, **parameters))
 
 
 def _wrap(wrapper: Any, spec: Any) -> None:

@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "step")
+NAMES = ("kernels", "reduce", "step")
 
 
 def main() -> None:

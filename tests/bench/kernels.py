@@ -1,75 +1,79 @@
-"""One Adam update: our kernel on one and all threads, numpy over cache-sized blocks, torch fused if installed."""
+"""One update by our kernels, by torch fused and foreach, and by a kernel that only moves the same memory.
+
+Every line is on the same threads. Without torch only the memory line is there to compare with.
+"""
 
 from __future__ import annotations
 
+import gc
 import importlib.util
-import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optimd_server.core.effects import Contribution
-from optimd_server.runtime.threads import KernelThreads
-from optimd_server.state import Shard, piece_bounds
-from optimdpb.specs import Adam, Layout, Tensor
+from optimdpb.specs import SGDM, Adam, AdamW, Optimizer
 
 from tests.bench.pairs import Figure, alternate
+from tests.bench.streams import Streams
+from tests.support.trainer import Part, Trainer, spec_of
 
-ELEMENTS = (1_000_000, 25_000_000)
+ELEMENTS = (10_000, 1_000_000, 25_000_000, 100_000_000)
+RULES: dict[str, tuple[Optimizer, str, dict[str, Any]]] = {
+    "adam": (Adam(1e-3), "Adam", {}),
+    "adamw": (AdamW(1e-3), "AdamW", {}),
+    "sgdm": (SGDM(1e-3), "SGD", {"momentum": 0.9}),
+}
+THREADS = (1, 2)
 ROUNDS = 9
-BLOCK = 16 * 1024
 
 
 def run() -> dict[str, list[Figure]]:
-    """Figures by number of elements; ratios to our kernel on one thread."""
-    return {f"adam {elements:,} parameters": _adam(elements) for elements in ELEMENTS}
+    """Figures by rule, elements and threads; ratios to our kernel: above 1 is slower than ours."""
+    figures = {}
+    for elements in ELEMENTS:
+        gradient = np.random.default_rng(0).standard_normal(elements, np.float32)
+        for rule in RULES:
+            for threads in THREADS:
+                figures[f"{rule} {elements:,} parameters, {threads} threads"] = _update(rule, gradient, threads)
+                gc.collect()
+    return figures
 
 
-def _adam(elements: int) -> list[Figure]:
-    gradient = np.random.default_rng(0).standard_normal(elements, np.float32)
-    threads = KernelThreads(len(os.sched_getaffinity(0)))
+def _update(rule: str, gradient: NDArray[np.float32], threads: int) -> list[Figure]:
+    spec, name, arguments = RULES[rule]
+    trainer = Trainer(spec_of(spec, gradient.size), np.zeros_like(gradient), threads=threads)
+    parts = trainer.stage([Part("w0", 1.0, gradient)])
+    streams = Streams(gradient, trainer.slots.shape[0], threads)
+    turns = 200 if gradient.size <= 10_000 else 1
     peers: dict[str, Callable[[], object]] = {
-        "optimd, 1 thread": _ours(gradient, KernelThreads(1)),
-        f"optimd, {threads.threads} threads": _ours(gradient, threads),
-        "numpy in blocks": _numpy(gradient),
+        "optimd": lambda: trainer.close_round(parts),
+        "the same memory, no rule": streams.move,
     }
     if importlib.util.find_spec("torch"):
-        for count in sorted({1, threads.threads}):
-            peers[f"torch fused, {count} threads"] = _torch(gradient, count)
-    return alternate(peers, ROUNDS)
+        peers["torch fused"] = _torch(gradient, threads, name, {"fused": True, **arguments})
+        peers["torch foreach"] = _torch(gradient, threads, name, {"foreach": True, **arguments})
+    try:
+        return alternate({peer: _repeated(call, turns) for peer, call in peers.items()}, ROUNDS)
+    finally:
+        trainer.close()
+        streams.close()
 
 
-def _ours(gradient: NDArray[np.float32], threads: KernelThreads) -> Callable[[], object]:
-    layout = Layout((Tensor("w", (gradient.size,)),))
-    shard = Shard(Adam(1e-3), piece_bounds(layout), threads.threads)
-    shard.stage("w", 1)[:] = gradient
-    parts = (Contribution("w", 1, 1, 1.0),)
-    return lambda: shard.apply(shard.step, 1e-3, 1.0, shard.step, parts, threads.run)
+def _repeated(call: Callable[[], object], turns: int) -> Callable[[], object]:
+    def run_all() -> None:
+        for _ in range(turns):
+            call()
+
+    return run_all
 
 
-def _numpy(gradient: NDArray[np.float32]) -> Callable[[], object]:
-    w, m, v = (np.zeros_like(gradient) for _ in range(3))
-    scratch = np.empty(BLOCK, np.float32)
-
-    def step() -> None:
-        for start in range(0, gradient.size, BLOCK):
-            block = slice(start, start + BLOCK)
-            g, t = gradient[block], scratch[: gradient[block].size]
-            m[block] += np.multiply(g - m[block], np.float32(0.1), out=t)
-            v[block] += np.multiply(g * g - v[block], np.float32(1e-3), out=t)
-            np.sqrt(v[block], out=t)
-            t += np.float32(1e-8)
-            w[block] -= np.divide(m[block], t, out=t) * np.float32(1e-3)
-
-    return step
-
-
-def _torch(gradient: NDArray[np.float32], threads: int) -> Callable[[], object]:
+def _torch(gradient: NDArray[np.float32], threads: int, name: str, arguments: dict[str, Any]) -> Callable[[], object]:
     import torch
 
     parameter = torch.zeros(gradient.size, requires_grad=True)
     parameter.grad = torch.from_numpy(gradient)
-    optimizer = torch.optim.Adam([parameter], lr=1e-3, fused=True)
+    optimizer = getattr(torch.optim, name)([parameter], lr=1e-3, **arguments)
 
     def step() -> None:
         torch.set_num_threads(threads)

@@ -26,10 +26,27 @@ NOT_SERVED = {
     "Abort": pb.AbortRequest,
 }
 STREAMING = ("Push", "Stage", "UploadParameters")
-SERVED_RULES = ("sgd", "sgdm", "adam")
 SERVED_SCHEDULES = ("constant", "linear", "cosine", "warmup")
 
 Edit = Callable[[Any], Any]
+
+OUT_OF_RANGE = [
+    ("sgdw", "momentum", -0.1),
+    ("adagrad", "initial_accumulator", -1.0),
+    ("adadelta", "rho", 1.5),
+    ("rmsprop", "alpha", 1.0),
+    ("adamw", "beta2", 1.0),
+    ("amsgrad", "eps", math.inf),
+    ("adamax", "beta1", math.nan),
+    ("nadam", "momentum_decay", -1.0),
+    ("radam", "beta2", -0.5),
+    ("yogi", "eps", -1e-3),
+    ("adabound", "final_lr", 0.0),
+    ("swats", "switch_tolerance", -1e-9),
+    ("lion", "beta2", 1.0),
+    ("lars", "trust_coefficient", -1.0),
+    ("lamb", "weight_decay", math.nan),
+]
 
 
 def creating(edit: Edit, *, same_job: bool = False, worker: str = WORKER) -> Callable[[Scene], Any]:
@@ -120,6 +137,11 @@ def unknown_field(spec: Any) -> None:
 def first_tensor(**fields: Any) -> Edit:
     """Change the first tensor."""
     return lambda spec: [setattr(spec.layout.tensors[0], field, value) for field, value in fields.items()]
+
+
+def group(pattern: str, lr_multiplier: float = 1.0, **hyper_parameters: float) -> Edit:
+    """Add a group."""
+    return lambda spec: spec.groups.add(pattern=pattern, lr_multiplier=lr_multiplier, hyper_parameters=hyper_parameters)
 
 
 def mismatch(name: str, field: str, edit: Edit) -> Row:
@@ -217,15 +239,24 @@ SPECS = [
     invalid_spec("clip 0", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", 0.0)),
     invalid_spec("clip NaN", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", math.nan)),
     invalid_spec("empty clip", "clip", lambda spec: spec.clip.SetInParent()),
+    invalid_spec("clip by tensor negative", "clip.norm_max", lambda spec: setattr(spec.clip, "tensor_norm", -1.0)),
+    invalid_spec("clip by value infinite", "clip.value", lambda spec: setattr(spec.clip, "value", math.inf)),
+    invalid_spec("group without a pattern", "groups[0].pattern", group(pattern="")),
+    invalid_spec("group that matches nothing", "groups[0].pattern", group(pattern="encoder.*")),
+    invalid_spec("group of a buffer", "groups[0].pattern", lambda spec: [first_tensor(kind=2)(spec), group("w")(spec)]),
+    invalid_spec("multiplier negative", "groups[0].lr_multiplier", group("*", lr_multiplier=-1.0)),
+    invalid_spec("multiplier NaN", "groups[0].lr_multiplier", group("*", lr_multiplier=math.nan)),
+    invalid_spec("hyper-parameter of another rule", "groups[0].beta1", group("*", beta1=0.5)),
+    invalid_spec("unknown hyper-parameter", "groups[0].learning_rate", group("*", learning_rate=0.5)),
+    invalid_spec("hyper-parameter out of range in a group", "groups[0].momentum", group("*", momentum=1.0)),
+    *[
+        invalid_spec(f"{field} of {name} out of range", f"optimizer.{field}", rule(name, **{field: value}))
+        for name, field, value in OUT_OF_RANGE
+    ],
     invalid_spec("steps_max 0", "steps_max", lambda spec: setattr(spec, "steps_max", 0)),
 ]
 
 UNSERVED = [
-    *[
-        not_served(f"rule {field.name}", rule(field.name))
-        for field in pb.Optimizer.DESCRIPTOR.oneofs_by_name["rule"].fields
-        if field.name not in SERVED_RULES
-    ],
     *[
         not_served(f"schedule {field.name}", schedule(field.name))
         for field in pb.Schedule.DESCRIPTOR.oneofs_by_name["kind"].fields
@@ -235,10 +266,6 @@ UNSERVED = [
     not_served("ssp", lambda spec: spec.consistency.ssp.SetInParent()),
     not_served("quorum", consistency(quorum=1)),
     not_served("round_timeout_s", consistency(round_timeout_s=1.0)),
-    not_served("groups", lambda spec: spec.groups.add(pattern="*")),
-    not_served("buffer", first_tensor(kind=pb.TENSOR_KIND_BUFFER)),
-    not_served("clip by tensor", lambda spec: setattr(spec.clip, "tensor_norm", 1.0)),
-    not_served("clip by value", lambda spec: setattr(spec.clip, "value", 1.0)),
     not_served("schedule of momentum", lambda spec: spec.optimizer.schedules["momentum"].constant.SetInParent()),
 ]
 

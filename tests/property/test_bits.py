@@ -144,6 +144,6 @@ def _write(vector: object, values: NDArray[np.float32]) -> None:
 
 def test_there_is_more_than_one_block_per_thread() -> None:
     """The corners above would prove nothing about threads on a vector of one block."""
-    from optimd_server.state.pieces import blocks_of
+    from optimd_server.state.pieces import blocks_of, runs_of
 
-    assert len(blocks_of(LAYOUT.elements)) >= 3
+    assert len(blocks_of(runs_of(LAYOUT, [0] * len(LAYOUT.tensors)), 0, LAYOUT.elements)) >= 3

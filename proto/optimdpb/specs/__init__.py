@@ -4,26 +4,62 @@ Pure values: no I/O, no grpc, no protobuf. `optimdpb.codec` turns them into mess
 have the same name and the same field names.
 """
 
+from optimdpb.specs.adaptive import (
+    LAMB,
+    SWATS,
+    AdaBound,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    AMSGrad,
+    NAdam,
+    RAdam,
+    RMSProp,
+    Yogi,
+)
+from optimdpb.specs.clips import Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue
 from optimdpb.specs.consistency import Consistency, Sync
-from optimdpb.specs.job import ClipGlobalNorm, JobSpec
+from optimdpb.specs.groups import Group
+from optimdpb.specs.job import JobSpec
 from optimdpb.specs.layout import Layout, Tensor
-from optimdpb.specs.optimizers import SGD, SGDM, Adam, Optimizer
+from optimdpb.specs.optimizers import LARS, SGD, SGDM, SGDW, Lion, Optimizer
 from optimdpb.specs.schedules import Constant, Cosine, Linear, Schedule, Warmup
 
 __all__ = [
+    "LAMB",
+    "LARS",
     "SGD",
     "SGDM",
+    "SGDW",
+    "SWATS",
+    "AMSGrad",
+    "AdaBound",
+    "Adadelta",
+    "Adagrad",
     "Adam",
+    "AdamW",
+    "Adamax",
+    "Clip",
     "ClipGlobalNorm",
+    "ClipTensorNorm",
+    "ClipValue",
     "Consistency",
     "Constant",
     "Cosine",
+    "Group",
     "JobSpec",
     "Layout",
     "Linear",
+    "Lion",
+    "NAdam",
     "Optimizer",
+    "RAdam",
+    "RMSProp",
     "Schedule",
     "Sync",
     "Tensor",
     "Warmup",
+    "Yogi",
 ]

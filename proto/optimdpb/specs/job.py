@@ -6,23 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 
 from optimdpb.errors import InvalidSpec
-from optimdpb.specs.checks import check_choice, check_integer, check_positive
+from optimdpb.specs.checks import check_choice, check_integer
+from optimdpb.specs.clips import Clip
 from optimdpb.specs.consistency import Consistency
+from optimdpb.specs.groups import Group
 from optimdpb.specs.layout import Layout
 from optimdpb.specs.optimizers import Optimizer
-
-
-@dataclass(frozen=True)
-class ClipGlobalNorm:
-    """Scale the round's gradient by float32(norm_max / norm) where its Euclidean norm, over all tensors, exceeds it.
-
-    torch's clip_grad_norm_ divides by norm + 1e-6 instead.
-    """
-
-    norm_max: float
-
-    def __post_init__(self) -> None:
-        check_positive(self, "norm_max")
 
 
 @dataclass(frozen=True)
@@ -33,18 +22,33 @@ class JobSpec:
     optimizer: Optimizer
     consistency: Consistency
     reduction: str = "mean"
-    clip: ClipGlobalNorm | None = None
+    clip: Clip | None = None
     steps_max: int | None = None
+    groups: tuple[Group, ...] = ()
 
     def __post_init__(self) -> None:
         for name, expected in (("layout", Layout), ("optimizer", Optimizer), ("consistency", Consistency)):
             if not isinstance(getattr(self, name), expected):
                 raise InvalidSpec(name, f"expected {expected.__name__}, got {getattr(self, name)!r}")
         check_choice(self, "reduction", ("mean", "sum"))
-        if self.clip is not None and not isinstance(self.clip, ClipGlobalNorm):
-            raise InvalidSpec("clip", f"expected ClipGlobalNorm or None, got {self.clip!r}")
+        if self.clip is not None and not isinstance(self.clip, Clip):
+            raise InvalidSpec("clip", f"expected a Clip or None, got {self.clip!r}")
         if self.steps_max is not None:
             check_integer(self, "steps_max", 1)
+        object.__setattr__(self, "groups", tuple(self.groups))
+        for place, group in enumerate(self.groups):
+            _check_group(f"groups[{place}]", group, self)
+
+
+def _check_group(path: str, group: Group, spec: JobSpec) -> None:
+    if not isinstance(group, Group):
+        raise InvalidSpec(path, f"expected a Group, got {group!r}")
+    if not any(group.matches(tensor.name) for tensor in spec.layout.tensors if tensor.kind == "trainable"):
+        raise InvalidSpec(f"{path}.pattern", f"expected one that matches a trained tensor, got {group.pattern!r}")
+    try:
+        group.optimizer(spec.optimizer)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{path}.{error.field}", error.problem) from None
 
 
 def first_difference(expected: object, got: object, path: str = "") -> tuple[str, str, str] | None:
@@ -53,6 +57,11 @@ def first_difference(expected: object, got: object, path: str = "") -> tuple[str
         return path, _short(expected), _short(got)
     if isinstance(expected, Layout) and isinstance(got, Layout):
         return _first_layout_difference(expected, got, path)
+    if isinstance(expected, tuple) and isinstance(got, tuple):
+        if len(expected) != len(got):
+            return path, f"{len(expected)} entries", f"{len(got)} entries"
+        pairs = enumerate(zip(expected, got, strict=True))
+        return next((found for i, pair in pairs if (found := first_difference(*pair, f"{path}[{i}]"))), None)
     if dataclasses.is_dataclass(expected):
         for field in dataclasses.fields(expected):
             if not field.compare:

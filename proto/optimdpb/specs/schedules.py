@@ -21,6 +21,10 @@ class Schedule:
         """How many schedules are nested in this one, itself included."""
         return 1
 
+    def peak(self) -> float:
+        """The largest value over all steps."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
 class Constant(Schedule):
@@ -30,6 +34,9 @@ class Constant(Schedule):
 
     def __post_init__(self) -> None:
         check_number(self, "lr", 0.0)
+
+    def peak(self) -> float:
+        return self.lr
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Linear(Schedule):
         check_number(self, "lr_start", 0.0)
         check_number(self, "lr_end", 0.0)
         check_integer(self, "steps", 1)
+
+    def peak(self) -> float:
+        return max(self.lr_start, self.lr_end)
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,9 @@ class Cosine(Schedule):
         if self.lr_max < self.lr_min:
             raise InvalidSpec("lr_max", f"expected at least lr_min = {self.lr_min:g}, got {self.lr_max:g}")
 
+    def peak(self) -> float:
+        return self.lr_max
+
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
@@ -77,6 +90,9 @@ class Warmup(Schedule):
 
     def depth(self) -> int:
         return 1 + as_schedule("schedule", self.schedule).depth()
+
+    def peak(self) -> float:
+        return as_schedule("schedule", self.schedule).peak()
 
 
 def as_schedule(field: str, value: Schedule | float) -> Schedule:

@@ -61,6 +61,7 @@ class SGDMForm(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SGDM_FORM_UNSPECIFIED: _ClassVar[SGDMForm]
     SGDM_FORM_HEAVY_BALL: _ClassVar[SGDMForm]
     SGDM_FORM_EMA: _ClassVar[SGDMForm]
+    SGDM_FORM_LR_INSIDE: _ClassVar[SGDMForm]
 
 class VInit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -183,6 +184,7 @@ REDUCTION_SUM: Reduction
 SGDM_FORM_UNSPECIFIED: SGDMForm
 SGDM_FORM_HEAVY_BALL: SGDMForm
 SGDM_FORM_EMA: SGDMForm
+SGDM_FORM_LR_INSIDE: SGDMForm
 V_INIT_UNSPECIFIED: VInit
 V_INIT_ZERO: VInit
 V_INIT_FIRST: VInit
@@ -1438,48 +1440,60 @@ class CommitResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[PushState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., finished: bool = ...) -> None: ...
 
 class Contribution(_message.Message):
-    __slots__ = ("worker", "epoch", "seq", "scale")
+    __slots__ = ("worker", "epoch", "seq", "scale", "share")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     epoch: int
     seq: int
     scale: float
-    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., scale: _Optional[float] = ...) -> None: ...
+    share: float
+    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., scale: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...
 
 class PrepareRequest(_message.Message):
-    __slots__ = ("job", "step", "contributions")
+    __slots__ = ("job", "step", "contributions", "rows")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     job: str
     step: int
     contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
-    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
+    rows: UpdateRows
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., rows: _Optional[_Union[UpdateRows, _Mapping]] = ...) -> None: ...
+
+class UpdateRows(_message.Message):
+    __slots__ = ("scalars", "limits")
+    SCALARS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    scalars: _containers.RepeatedScalarFieldContainer[float]
+    limits: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, scalars: _Optional[_Iterable[float]] = ..., limits: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class PrepareResponse(_message.Message):
-    __slots__ = ("piece_squares", "missing")
-    PIECE_SQUARES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("first_sums", "second_sums", "missing")
+    FIRST_SUMS_FIELD_NUMBER: _ClassVar[int]
+    SECOND_SUMS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
-    piece_squares: _containers.RepeatedScalarFieldContainer[float]
+    first_sums: _containers.RepeatedScalarFieldContainer[float]
+    second_sums: _containers.RepeatedScalarFieldContainer[float]
     missing: _containers.RepeatedCompositeFieldContainer[Contribution]
-    def __init__(self, piece_squares: _Optional[_Iterable[float]] = ..., missing: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
+    def __init__(self, first_sums: _Optional[_Iterable[float]] = ..., second_sums: _Optional[_Iterable[float]] = ..., missing: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ...) -> None: ...
 
 class ApplyRequest(_message.Message):
-    __slots__ = ("job", "step", "learning_rate", "clip_factor", "rule_count")
+    __slots__ = ("job", "step", "contributions", "rows")
     JOB_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
-    LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
-    CLIP_FACTOR_FIELD_NUMBER: _ClassVar[int]
-    RULE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     job: str
     step: int
-    learning_rate: float
-    clip_factor: float
-    rule_count: int
-    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., learning_rate: _Optional[float] = ..., clip_factor: _Optional[float] = ..., rule_count: _Optional[int] = ...) -> None: ...
+    contributions: _containers.RepeatedCompositeFieldContainer[Contribution]
+    rows: UpdateRows
+    def __init__(self, job: _Optional[str] = ..., step: _Optional[int] = ..., contributions: _Optional[_Iterable[_Union[Contribution, _Mapping]]] = ..., rows: _Optional[_Union[UpdateRows, _Mapping]] = ...) -> None: ...
 
 class ApplyResponse(_message.Message):
     __slots__ = ("step",)

@@ -1,4 +1,4 @@
-"""The arithmetic of closing a round: order, scales, bounds, clip factor, loss."""
+"""The arithmetic of closing a round: order, scales, bounds, loss."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimd_server.core.effects import Contribution
 from optimd_server.core.events import Push
@@ -30,9 +29,10 @@ def contributions(pushes: Iterable[Committed], reduction: str) -> tuple[Contribu
     total = 0.0
     for push in ordered:
         total += push.weight
-    scales = [1.0 if reduction == "sum" else float(np.float32(push.weight / total)) for push in ordered]
+    shares = [float(np.float32(push.weight / total)) for push in ordered]
     return tuple(
-        Contribution(push.worker, push.epoch, push.seq, scale) for push, scale in zip(ordered, scales, strict=True)
+        Contribution(push.worker, push.epoch, push.seq, 1.0 if reduction == "sum" else share, share)
+        for push, share in zip(ordered, shares, strict=True)
     )
 
 
@@ -43,13 +43,6 @@ def too_large(parts: tuple[Contribution, ...], pushes: dict[str, Committed]) -> 
         return set()
     alone = {worker for worker, size in sizes.items() if size > ROUND_MAGNITUDE_MAX}
     return alone or {max(sizes, key=lambda worker: (sizes[worker], worker))}
-
-
-def clip_factor(piece_squares: NDArray[np.float64], norm_max: float) -> float:
-    """float32(norm_max / norm) where norm exceeds norm_max, else 1. Pieces are added in order, one after another."""
-    total = float(np.add.accumulate(piece_squares)[-1]) if piece_squares.size else 0.0
-    norm = math.sqrt(total)
-    return float(np.float32(norm_max / norm)) if norm > norm_max else 1.0
 
 
 def mean_loss(pushes: Iterable[Committed]) -> float | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from optimd_server.optimizers import Memories
+from optimd_server.optimizers.kernels import Float32s
+
 
 class Status(Enum):
     """What became of a push."""
@@ -110,41 +113,50 @@ class DropStaging:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One staged gradient of a round and its scale s_i, a float32 held in a float."""
+    """One staged gradient of a round. `scale` is s_i, `share` its part by weight, both float32 held in a float."""
 
     worker: str
     epoch: int
     seq: int
     scale: float
+    share: float
 
 
 @dataclass(frozen=True)
 class Prepare:
-    """Command: reduce these gradients, in this order, change no state, come back with Prepared."""
+    """Command: reduce these gradients, in this order, change no state, come back with Prepared.
+
+    Without scalars the sums asked for are the squares of the reduced gradient, else the rule's own, under these rows of
+    scalars and limits.
+    """
 
     step: int
     contributions: tuple[Contribution, ...]
+    scalars: Float32s | None = None
+    limits: Float32s | None = None
 
 
 @dataclass(frozen=True)
 class Apply:
-    """Command: apply the update of `step`, come back with Applied. `rule_count` counts the rule's updates before."""
+    """Command: apply the update of `step` with these rows of scalars and limits, come back with Applied."""
 
     step: int
-    learning_rate: float
-    clip_factor: float
-    rule_count: int
     contributions: tuple[Contribution, ...]
+    scalars: Float32s
+    limits: Float32s
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """ROUND: one applied update, with the outcome of every push behind it."""
+    """ROUND: one applied update, with the outcome of every push behind it.
+
+    `rule_count` counts the rule's updates before this one; `memories` is what the rule remembers after it.
+    """
 
     step: int
     learning_rate: float
-    clip_factor: float
     rule_count: int
+    memories: Memories
     loss: float | None
     contributions: tuple[Contribution, ...]
     outcomes: tuple[tuple[str, int, Outcome], ...]

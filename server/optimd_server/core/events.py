@@ -90,10 +90,10 @@ class PushCommitted:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The shards reduced the round's gradients. `piece_squares`: one float64 for each piece of the layout, in order."""
+    """The shards measured the round's gradients. `sums`: (1 or 2, piece), over the pieces of the layout in order."""
 
     step: int
-    piece_squares: NDArray[np.float64]
+    sums: NDArray[np.float64]
 
 
 @dataclass(frozen=True)

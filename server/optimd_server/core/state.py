@@ -20,6 +20,7 @@ from optimd_server.core.effects import (
 from optimd_server.core.events import Push
 from optimd_server.core.ledger import Ledger
 from optimd_server.core.members import Members
+from optimd_server.optimizers import plan_of
 from optimd_server.schedules import value_at
 
 
@@ -35,13 +36,18 @@ class Counters:
 
 
 class JobState:
-    """Specification, version, members and outcomes of one job. `rule_count` counts the rule's updates."""
+    """Specification, version, members and outcomes of one job.
+
+    `rule_count` counts the rule's updates, `memories` is what it remembers beside its slots.
+    """
 
     def __init__(self, spec: JobSpec, lease_s: float) -> None:
         self.spec = spec
         self.lineage = ""
         self.step = 0
         self.rule_count = 0
+        self.plan = plan_of(spec)
+        self.memories = self.plan.first_memories()
         self.counters = Counters()
         self.last_round: RoundRecord | None = None
         self.members = Members(lease_s)

@@ -5,7 +5,8 @@ Theory of operation. A round is open or closing, or there is none.
     none     -> open     enough workers are live: `workers` for the first round, `workers_min` for later ones. The live
                          workers become its members. Pushes held from non-members are looked at again.
     open     -> closing  every member has a committed push, an unusable one, or is gone, with workers_min live, and
-                         there is something to apply. Prepare goes out if the clip needs the norm, then Apply.
+                         there is something to apply. Prepare goes out for each sum that clip and rule need, then
+                         Apply.
     open     -> none     the same without anything to apply, or with a sum too large: the round is void, t stays.
     closing  -> none     Applied came back: t becomes t + 1, outcomes go out.
 
@@ -22,15 +23,13 @@ from optimdpb.specs import Sync
 
 from optimd_server.core import arithmetic
 from optimd_server.core.arithmetic import Committed
+from optimd_server.core.closing import Closing
 from optimd_server.core.effects import (
     Answered,
-    Apply,
-    Contribution,
     DropStaging,
     Effect,
     Outcome,
     Pending,
-    Prepare,
     Reason,
     RoundRecord,
     Status,
@@ -63,15 +62,6 @@ class Round:
     def awaited(self) -> list[str]:
         """Members that have not spoken, in byte order of names."""
         return [name for name in sorted(self.members) if self.awaits(name, self.members[name])]
-
-
-@dataclass
-class Closing:
-    """A round whose update is on its way."""
-
-    learning_rate: float
-    contributions: tuple[Contribution, ...]
-    clip_factor: float = 1.0
 
 
 class SyncRounds:
@@ -155,14 +145,10 @@ class SyncRounds:
         culprits = arithmetic.too_large(parts, open_round.pushes)
         if not parts or culprits:
             return self._void(open_round, culprits)
-        self.closing = Closing(self.state.learning_rate(), parts)
-        if self.state.spec.clip is not None:
-            return [Prepare(self.state.step, parts)]
-        return [self._apply(self.closing)]
-
-    def _apply(self, closing: Closing) -> Apply:
-        rate, factor, parts = closing.learning_rate, closing.clip_factor, closing.contributions
-        return Apply(self.state.step, rate, factor, self.state.rule_count, parts)
+        state = self.state
+        rate = state.learning_rate()
+        self.closing = Closing(state.plan, state.step, rate, state.rule_count, state.memories, parts)
+        return [self.closing.command()]
 
     def _void(self, open_round: Round, culprits: set[str]) -> list[Effect]:
         """Answer everybody, leave t where it is."""
@@ -188,13 +174,11 @@ class SyncRounds:
         return effects
 
     def prepared(self, event: Prepared) -> list[Effect]:
-        """The shards have measured the reduced gradient: decide the clip factor and apply."""
-        clip = self.state.spec.clip
+        """The shards have measured: go on with what comes next."""
         assert self.closing is not None, f"Prepared({event.step}) while no round is closing"
         assert event.step == self.state.step, f"Prepared({event.step}) at step {self.state.step}"
-        assert clip is not None, "Prepared without a clip"
-        self.closing.clip_factor = arithmetic.clip_factor(event.piece_squares, clip.norm_max)
-        return [self._apply(self.closing)]
+        self.closing.take(event.sums)
+        return [self.closing.command()]
 
     def applied(self, event: Applied) -> list[Effect]:
         """Every shard is at t + 1: so is the job. Answer the round."""
@@ -205,6 +189,7 @@ class SyncRounds:
         self.round = self.closing = None
         state.step += 1
         state.rule_count += 1
+        state.memories = closing.memories
         outcomes: list[tuple[str, int, Outcome]] = []
         answers: list[Effect] = []
         for part in closing.contributions:
@@ -222,8 +207,8 @@ class SyncRounds:
         state.last_round = RoundRecord(
             event.step,
             closing.learning_rate,
-            closing.clip_factor,
             state.rule_count - 1,
+            state.memories,
             arithmetic.mean_loss(closed.pushes.values()),
             closing.contributions,
             tuple(outcomes),

@@ -1,4 +1,4 @@
-"""What every update kernel is built from: reading staged gradients in place, reducing them, measuring them.
+"""What every update kernel is built from: reading staged gradients in place, reducing, clipping, measuring them.
 
 All kernels are serial, hold no lock and release the GIL; the runtime gives each of its threads every stride-th block.
 They work on the elements of one shard, flat and float32. Every operation is rounded to float32 by itself: no fused
@@ -15,7 +15,7 @@ import numba
 import numpy as np
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic, overload, register_jitable
 from numpy.typing import NDArray
 
 Float32s = NDArray[np.float32]
@@ -42,6 +42,12 @@ def kernel(function: Function) -> Function:
     return compiled  # type: ignore[no-any-return]
 
 
+def inlined(function: Function) -> Function:
+    """A function for use inside kernels. It must stand at the top of its module: the cache knows it by its name."""
+    marked: Any = register_jitable(function)
+    return marked  # type: ignore[no-any-return]
+
+
 @intrinsic
 def _pointer(_typing_context: Any, address: Any) -> Any:
     def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -64,21 +70,18 @@ def _float32_view_compiled(address: Any, count: Any) -> Any:
 
 
 @kernel
-def reduce_tile(
-    addresses: UInt64s, scales: Float32s, clip_factor: np.float32, start: int, stop: int, scratch: Float32s
-) -> Float32s:
-    """acc = s_0 g_0; acc = acc + s_i g_i; acc = clip_factor acc; over elements start to stop of the shard.
+def sum_tile(addresses: UInt64s, scales: Float32s, start: int, stop: int, scratch: Float32s) -> Float32s:
+    """acc = s_0 g_0; acc = acc + s_i g_i; over elements start to stop of the shard.
 
     Returns the gradient itself where the arithmetic would not change it, else a view of `scratch`.
     """
     count = stop - start
     offset = np.uint64(start * _FLOAT32_BYTES)
-    one = np.float32(1.0)
     first = float32_view(addresses[0] + offset, count)
-    if addresses.size == 1 and scales[0] == one and clip_factor == one:
+    scale = scales[0]
+    if addresses.size == 1 and scale == np.float32(1.0):
         return first
     accumulator = scratch[:count]
-    scale = scales[0]
     for i in range(count):
         accumulator[i] = scale * first[i]
     for k in range(1, addresses.size):
@@ -86,10 +89,22 @@ def reduce_tile(
         scale = scales[k]
         for i in range(count):
             accumulator[i] = accumulator[i] + scale * gradient[i]
-    if clip_factor != one:
-        for i in range(count):
-            accumulator[i] = clip_factor * accumulator[i]
     return accumulator
+
+
+@kernel
+def gradient_tile(
+    addresses: UInt64s, scales: Float32s, limit: Float32s, start: int, stop: int, scratch: Float32s
+) -> Float32s:
+    """sum_tile(), then times limit[0], the clip factor, then cut to [-limit[1], limit[1]]."""
+    gradient = sum_tile(addresses, scales, start, stop, scratch)
+    factor, bound = limit[0], limit[1]
+    if factor == np.float32(1.0) and bound == np.float32(np.inf):
+        return gradient
+    clipped = scratch[: stop - start]
+    for i in range(stop - start):
+        clipped[i] = min(max(factor * gradient[i], -bound), bound)
+    return clipped
 
 
 @kernel
@@ -102,35 +117,38 @@ def reduce_blocks(
     stride: int,
     scratch: Float32s,
 ) -> None:
-    """Write the reduced gradient of every stride-th block, from first_block on, into `reduced`."""
+    """Write the sum over every stride-th block, from first_block on, into `reduced`."""
     for block in range(first_block, blocks.shape[0], stride):
         for start in range(blocks[block, 0], blocks[block, 1], TILE_ELEMENTS):
             stop = min(start + TILE_ELEMENTS, blocks[block, 1])
-            reduced[start:stop] = reduce_tile(addresses, scales, np.float32(1.0), start, stop, scratch)
+            reduced[start:stop] = sum_tile(addresses, scales, start, stop, scratch)
 
 
 @kernel
-def piece_squares(values: Float32s, pieces: Int64s, first_piece: int, last_piece: int, sums: Float64s) -> None:
-    """sums[p] = sum of squares of piece p = elements pieces[p] to pieces[p + 1], for first_piece <= p < last_piece.
-
-    One float64 for each piece: element i goes to lane i mod 16, then lanes are added from the first to the last.
-    """
-    lanes = np.zeros(LANES, np.float64)
-    for piece in range(first_piece, last_piece):
-        start, stop = pieces[piece], pieces[piece + 1]
-        lanes[:] = 0.0
-        whole = start + (stop - start) // LANES * LANES
-        for row in range(start, whole, LANES):
-            for lane in range(LANES):
-                value = np.float64(values[row + lane])
-                lanes[lane] += value * value
-        for i in range(whole, stop):
-            value = np.float64(values[i])
-            lanes[i - whole] += value * value
-        total = 0.0
+def lane_dot(left: Float32s, right: Float32s, lanes: Float64s) -> float:
+    """Sum of left[i] right[i] in float64: element i goes to lane i mod 16, then lanes are added from the first on."""
+    lanes[:] = 0.0
+    whole = left.size // LANES * LANES
+    for row in range(0, whole, LANES):
         for lane in range(LANES):
-            total += lanes[lane]
-        sums[piece] = total
+            lanes[lane] += np.float64(left[row + lane]) * np.float64(right[row + lane])
+    for i in range(whole, left.size):
+        lanes[i - whole] += np.float64(left[i]) * np.float64(right[i])
+    total = 0.0
+    for lane in range(LANES):
+        total += lanes[lane]
+    return total
+
+
+@kernel
+def piece_squares(
+    addresses: UInt64s, scales: Float32s, pieces: Int64s, first: int, last: int, scratch: Float32s, sums: Float64s
+) -> None:
+    """sums[p] = sum of squares of the reduced gradient over piece p = pieces[p] to pieces[p + 1], first <= p < last."""
+    lanes = np.zeros(LANES, np.float64)
+    for piece in range(first, last):
+        gradient = sum_tile(addresses, scales, pieces[piece], pieces[piece + 1], scratch)
+        sums[piece] = lane_dot(gradient, gradient, lanes)
 
 
 @kernel
@@ -152,6 +170,12 @@ def magnitude_max(values: Float32s) -> float:
 
 
 @kernel
+def quotient(dividend: np.float32, divisor: np.float32) -> np.float32:
+    """dividend / divisor, or 0 where the divisor is 0: with eps = 0 a parameter that never had a gradient stays."""
+    return dividend / divisor if divisor != np.float32(0.0) else np.float32(0.0)
+
+
+@kernel
 def blend(old: np.float32, new: np.float32, keep: np.float32, take: np.float32) -> np.float32:
     """keep old + take new with keep + take = 1, by the form that loses less.
 
@@ -161,3 +185,68 @@ def blend(old: np.float32, new: np.float32, keep: np.float32, take: np.float32) 
     if take < np.float32(0.5):
         return old + take * (new - old)
     return keep * old + take * new
+
+
+def stepper(update: Callable[..., None]) -> Callable[..., None]:
+    """The kernel Rule.step of a rule that is given tile by tile.
+
+    update(w, gradient, slots, start, stop, row): changes w, elements start to stop of the parameters, and
+    slots[:, start:stop] in place, in one pass; gradient is reduced and clipped, row holds the scalars.
+    """
+
+    @kernel
+    def step(
+        parameters: Float32s,
+        slots: Float32s,
+        addresses: UInt64s,
+        scales: Float32s,
+        limits: Float32s,
+        blocks: Int64s,
+        first_block: int,
+        stride: int,
+        scratch: Float32s,
+        scalars: Float32s,
+    ) -> None:
+        for block in range(first_block, blocks.shape[0], stride):
+            row = blocks[block, 2]
+            for start in range(blocks[block, 0], blocks[block, 1], TILE_ELEMENTS):
+                stop = min(start + TILE_ELEMENTS, blocks[block, 1])
+                gradient = gradient_tile(addresses, scales, limits[row], start, stop, scratch)
+                update(parameters[start:stop], gradient, slots, start, stop, scalars[row])
+
+    return step
+
+
+def measurer(sums_of: Callable[..., tuple[float, float]]) -> Callable[..., None]:
+    """The kernel Rule.measure of a rule that is given piece by piece.
+
+    sums_of(w, gradient, slots, start, stop, row, scratch, lanes): its two sums; changes scratch and lanes alone.
+    """
+
+    @kernel
+    def measure(
+        parameters: Float32s,
+        slots: Float32s,
+        addresses: UInt64s,
+        scales: Float32s,
+        limits: Float32s,
+        pieces: Int64s,
+        rows: Int64s,
+        first: int,
+        last: int,
+        scratch: Float32s,
+        scalars: Float32s,
+        sums: Float64s,
+    ) -> None:
+        lanes = np.zeros(LANES, np.float64)
+        for piece in range(first, last):
+            row = rows[piece]
+            if row < 0:
+                continue
+            start, stop = pieces[piece], pieces[piece + 1]
+            gradient = gradient_tile(addresses, scales, limits[row], start, stop, scratch[0])
+            own = scratch[1, : stop - start]
+            found = sums_of(parameters[start:stop], gradient, slots, start, stop, scalars[row], own, lanes)
+            sums[0, piece], sums[1, piece] = found
+
+    return measure

@@ -50,7 +50,7 @@ class JobHost:
         self.name = name
         self.spec = spec
         self.machine = JobMachine(spec, lease_s=config.lease_s, tick_interval_s=config.tick_interval_s)
-        self.shards = ShardGroup(spec, config.shards, threads.threads, config.chunk_bytes_max)
+        self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
         self.ready = asyncio.Event()
         self._clock = clock
         self._threads = threads

@@ -9,6 +9,7 @@ import numpy as np
 from optimdpb.specs import JobSpec
 
 from optimd_server.core.effects import Apply, Prepare
+from optimd_server.optimizers import Plan
 from optimd_server.optimizers.kernels import Float32s, Float64s
 from optimd_server.state import Shard, StagedGradient, piece_bounds, split_evenly
 from optimd_server.state.shard import RunOnThreads
@@ -21,9 +22,9 @@ class ShardGroup:
     `staged`: the gradient of each (worker, epoch), whole or still coming in.
     """
 
-    def __init__(self, spec: JobSpec, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
+    def __init__(self, spec: JobSpec, plan: Plan, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
         bounds = split_evenly(piece_bounds(spec.layout), shard_count)
-        self.shards = [Shard(spec.optimizer, part, threads_max) for part in bounds]
+        self.shards = [Shard(plan, spec.layout, part, threads_max) for part in bounds]
         self._chunk_bytes_max = chunk_bytes_max
         self.staged: dict[tuple[str, int], StagedGradient] = {}
 
@@ -51,20 +52,13 @@ class ShardGroup:
             staged.closed = True
 
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
-        """Sums of squares of the reduced gradient, one for each piece of the layout, in order."""
-        return np.concatenate([shard.prepare(command.step, command.contributions, run) for shard in self.shards])
+        """Sums over the pieces of the layout, in order; see Shard.prepare."""
+        return np.concatenate([shard.prepare(command, run) for shard in self.shards], axis=1)
 
     def apply(self, command: Apply, run: RunOnThreads) -> None:
         """Move every shard from command.step to command.step + 1."""
         for shard in self.shards:
-            shard.apply(
-                command.step,
-                command.learning_rate,
-                command.clip_factor,
-                command.rule_count,
-                command.contributions,
-                run,
-            )
+            shard.apply(command, run)
 
     def each_chunk(self, take: Callable[[int, Float32s], None]) -> None:
         """Call take(offset_bytes, values) for consecutive runs of the parameters, each at most half a chunk's bytes."""

@@ -1,16 +1,20 @@
-"""Every kernel gives the bits of a float32 numpy loop, however its vector is cut, shared out, prepared or clipped."""
+"""Every rule gives the same bits however its vector is cut, shared out to threads and shards, prepared or interpreted.
+
+SGD, SGDM and Adam also give the bits of a plain float32 numpy loop.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import tracemalloc
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from optimd_server.core.effects import Contribution
-from optimd_server.optimizers import rule_for
+from optimd_server.optimizers import plan_of
 from optimd_server.optimizers.kernels import (
     BLOCK_ELEMENTS,
     PIECE_ELEMENTS,
@@ -18,17 +22,17 @@ from optimd_server.optimizers.kernels import (
     magnitude_max,
     piece_squares,
 )
-from optimd_server.runtime.threads import KernelThreads
-from optimd_server.state import Shard, piece_bounds
-from optimdpb.specs import SGD, SGDM, Adam, Layout, Optimizer, Tensor
+from optimdpb.specs import SGD, SGDM, Adam, Clip, ClipGlobalNorm, ClipTensorNorm, Layout, Optimizer, Tensor
 
-from tests.property.one_process import Contribution as Part
+from tests.conformance.optimizers.interpreted import digest
+from tests.conformance.optimizers.rows import ROWS, Row
 from tests.property.one_process import OneProcess
+from tests.support.trainer import Part, Trainer, spec_of
 
 Float32s = NDArray[np.float32]
 
 LR = 0.03
-RULES: dict[str, Optimizer] = {
+LOOPED: dict[str, Optimizer] = {
     "sgd": SGD(LR),
     "sgd_decay": SGD(LR, weight_decay=1e-2),
     "heavy_ball": SGDM(LR, momentum=0.9, dampening=0.3, weight_decay=1e-3),
@@ -38,12 +42,18 @@ RULES: dict[str, Optimizer] = {
     "lecture_adam": Adam(LR, beta1=0.4, beta2=0.6, eps=0.0, eps_root=1e-8),
 }
 BORDERS = (TILE_ELEMENTS - 1, TILE_ELEMENTS, TILE_ELEMENTS + 1, BLOCK_ELEMENTS - 1, BLOCK_ELEMENTS, BLOCK_ELEMENTS + 1)
+# Tensor borders off every piece, tile and lane border; more than two blocks; a scalar, an empty and a tiny tensor.
+UNEVEN = Layout(
+    (Tensor("a", (257, 301)), Tensor("scalar", ()), Tensor("none", (0, 3)), Tensor("b", (70_001,)), Tensor("c", (5,)))
+)
 
-every_rule = pytest.mark.parametrize("optimizer", RULES.values(), ids=RULES.keys())
+looped = pytest.mark.parametrize("optimizer", LOOPED.values(), ids=LOOPED.keys())
+every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
-def layout_of(elements: int) -> Layout:
-    return Layout((Tensor("w", (elements,)),))
+def spec_for(row: Row) -> Optimizer:
+    """The row's first random specification."""
+    return row.draw(np.random.default_rng(list(row.name.encode())))
 
 
 def values_of(elements: int, *seed: int) -> Float32s:
@@ -55,74 +65,75 @@ def parts_of(elements: int, count: int, step: int) -> list[Part]:
     return [Part(f"w{i}", float(1 + i * i), values_of(elements, step, i)) for i in range(count)]
 
 
-def by_loop(optimizer: Optimizer, elements: int, count: int, steps: int, clip_norm: float | None = None) -> OneProcess:
-    loop = OneProcess(layout_of(elements), values_of(elements), optimizer, clip_norm)
+def train(
+    optimizer: Optimizer,
+    layout: Layout | int,
+    count: int = 1,
+    steps: int = 3,
+    *,
+    shards: int = 1,
+    threads: int = 1,
+    clip: Clip | None = None,
+) -> bytes:
+    """Bits of parameters and slots after some rounds of `count` workers."""
+    spec = spec_of(optimizer, layout, clip)
+    elements = spec.layout.elements
+    trainer = Trainer(spec, values_of(elements), shards, threads)
     for step in range(steps):
-        loop.round(parts_of(elements, count, step), LR)
-    return loop
+        trainer.round(parts_of(elements, count, step))
+    trainer.close()
+    return trainer.parameters.tobytes() + trainer.slots.tobytes()
 
 
-def stage(shard: Shard, parts: Sequence[Part]) -> tuple[Contribution, ...]:
-    """Put gradients into the shard; what names them in a command."""
-    total = sum(part.weight for part in parts)
-    for part in parts:
-        shard.stage(part.worker, 1)[:] = part.gradient
-    return tuple(Contribution(part.worker, 1, 1, float(np.float32(part.weight / total))) for part in parts)
-
-
-def by_shard(optimizer: Optimizer, elements: int, count: int, steps: int, threads: int = 1) -> Shard:
-    shard = Shard(optimizer, piece_bounds(layout_of(elements)), threads)
-    shard.parameters[:] = values_of(elements)
-    pool = KernelThreads(threads)
+def by_loop(optimizer: Optimizer, elements: int, count: int, steps: int) -> bytes:
+    loop = OneProcess(Layout((Tensor("w", (elements,)),)), values_of(elements), optimizer, None)
     for step in range(steps):
-        contributions = stage(shard, parts_of(elements, count, step))
-        shard.apply(step, LR, 1.0, step, contributions, pool.run)
-    pool.close()
-    return shard
+        loop.round(parts_of(elements, count, step), LR)  # type: ignore[arg-type]
+    return loop.parameters.tobytes() + loop.slots.tobytes()
 
 
-def assert_same_bits(shard: Shard, loop: OneProcess) -> None:
-    assert shard.parameters.tobytes() == loop.parameters.tobytes()
-    assert shard.slots.tobytes() == loop.slots.tobytes()
-
-
-@every_rule
+@looped
 def test_sizes_1_to_257(optimizer: Optimizer) -> None:
     for elements in range(1, 258):
-        assert_same_bits(by_shard(optimizer, elements, 1, 4), by_loop(optimizer, elements, 1, 4))
+        assert train(optimizer, elements) == by_loop(optimizer, elements, 1, 3)
 
 
-@every_rule
+@looped
 @pytest.mark.parametrize("elements", BORDERS)
 def test_sizes_around_tiles_and_blocks(optimizer: Optimizer, elements: int) -> None:
-    assert_same_bits(by_shard(optimizer, elements, 2, 2), by_loop(optimizer, elements, 2, 2))
+    assert train(optimizer, elements, 2, 2) == by_loop(optimizer, elements, 2, 2)
 
 
-@every_rule
-@pytest.mark.parametrize("threads", [1, 2, 3, 5])
-def test_threads(optimizer: Optimizer, threads: int) -> None:
-    elements = 3 * BLOCK_ELEMENTS + 17
-    assert_same_bits(by_shard(optimizer, elements, 1, 2, threads), by_loop(optimizer, elements, 1, 2))
-
-
-@every_rule
+@looped
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 def test_numbers_of_contributions(optimizer: Optimizer, count: int) -> None:
-    assert_same_bits(by_shard(optimizer, 1000, count, 3), by_loop(optimizer, 1000, count, 3))
+    assert train(optimizer, 1000, count) == by_loop(optimizer, 1000, count, 3)
 
 
-@every_rule
-def test_every_split_of_the_vector(optimizer: Optimizer) -> None:
-    elements, rule = 257, rule_for(optimizer)
+@every_row
+@pytest.mark.parametrize("clip", [None, ClipGlobalNorm(0.5), ClipTensorNorm(0.5)], ids=["plain", "global", "tensor"])
+def test_shards_and_threads(row: Row, clip: Clip | None) -> None:
+    optimizer = spec_for(row)
+    whole = train(optimizer, UNEVEN, 3, clip=clip)
+    for shards, threads in ((1, 2), (2, 1), (3, 3), (5, 2)):
+        assert train(optimizer, UNEVEN, 3, shards=shards, threads=threads, clip=clip) == whole, (shards, threads)
+
+
+@every_row
+def test_every_split_of_the_vector(row: Row) -> None:
+    elements, optimizer = 257, spec_for(row)
+    plan = plan_of(spec_of(optimizer, elements))
     gradient, scratch = values_of(elements, 9), np.empty(TILE_ELEMENTS, np.float32)
     addresses, scales = np.array([gradient.ctypes.data], np.uint64), np.array([0.3], np.float32)
-    scalars = np.array([rule.scalars(optimizer, 3, LR)], np.float32)
+    memories = plan.remember(3, LR, plan.first_memories(), np.ones((2, 1)))
+    scalars = plan.scalars(3, LR, memories, np.ones((2, 1)))
+    limits = np.array([[0.7, 20.0]], np.float32)
 
     def run(cuts: list[int]) -> bytes:
-        parameters, slots = values_of(elements), np.abs(np.tile(values_of(elements, 8), (len(rule.slots), 1)))
-        rows = [(start, stop, 0) for start, stop in itertools.pairwise(cuts)]
-        blocks = np.array(rows, np.int64)
-        rule.step(parameters, slots, addresses, scales, np.float32(0.7), blocks, 0, 1, scratch, scalars)
+        parameters, slots = values_of(elements), np.abs(np.tile(values_of(elements, 8), (len(plan.rule.slots), 1)))
+        blocks = np.array([(start, stop, 0) for start, stop in itertools.pairwise(cuts)], np.int64)
+        plan.rule.step(parameters, slots, addresses, scales, limits, blocks, 0, 1, scratch, scalars)
+        assert np.isfinite(parameters).all()
         return parameters.tobytes() + slots.tobytes()
 
     whole = run([0, elements])
@@ -131,26 +142,20 @@ def test_every_split_of_the_vector(optimizer: Optimizer) -> None:
     assert run(list(range(elements + 1))) == whole
 
 
-@every_rule
-@pytest.mark.parametrize("clip_norm", [0.5, 1e9])
-def test_prepare_then_apply_is_the_fused_apply(optimizer: Optimizer, clip_norm: float) -> None:
-    elements = BLOCK_ELEMENTS + 5
-    loop = by_loop(optimizer, elements, 3, 1, clip_norm)
-    gradient = parts_of(elements, 3, 0)
-    norms: list[float] = []
-    for prepared in (True, False):
-        shard = Shard(optimizer, piece_bounds(layout_of(elements)), 1)
-        shard.parameters[:] = values_of(elements)
-        contributions = stage(shard, gradient)
-        if prepared:
-            norms.append(
-                float(np.sqrt(np.add.accumulate(shard.prepare(0, contributions, KernelThreads.run_inline))[-1]))
-            )
-            assert shard.parameters.tobytes() == values_of(elements).tobytes()
-            assert not shard.slots.any()
-        factor = clip_norm / norms[0] if norms[0] > clip_norm else 1.0
-        shard.apply(0, LR, factor, 0, contributions, KernelThreads.run_inline)
-        assert_same_bits(shard, loop)
+@every_row
+def test_prepare_then_apply_is_the_fused_apply(row: Row) -> None:
+    """A clip that never bites makes a round reduce first; the bits are those of the one pass."""
+    optimizer = spec_for(row)
+    assert train(optimizer, UNEVEN, 3, clip=ClipGlobalNorm(1e30)) == train(optimizer, UNEVEN, 3)
+
+
+def test_compiled_kernels_give_the_bits_of_interpreted_ones() -> None:
+    """No fused multiply-add, no reassociation, no wider intermediate: Python's own float32 is the witness."""
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-m", "tests.conformance.optimizers.interpreted"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert dict(line.split() for line in result.stdout.splitlines()) == {row.name: digest(row) for row in ROWS}
 
 
 def squares_by_transcription(values: Float32s) -> float:
@@ -168,7 +173,9 @@ def squares_by_transcription(values: Float32s) -> float:
 def test_sums_of_squares_are_added_in_the_promised_order(elements: int) -> None:
     values, sums = values_of(elements), np.full(3, -1.0)
     padded = np.concatenate([values_of(3), values, values_of(5)])
-    piece_squares(padded, np.array([0, 3, 3 + elements, padded.size], np.int64), 1, 2, sums)
+    addresses, scales = np.array([padded.ctypes.data], np.uint64), np.ones(1, np.float32)
+    pieces = np.array([0, 3, 3 + elements, padded.size], np.int64)
+    piece_squares(addresses, scales, pieces, 1, 2, np.empty(TILE_ELEMENTS, np.float32), sums)
     assert sums.tolist() == [-1.0, squares_by_transcription(values), -1.0]
 
 
@@ -200,34 +207,19 @@ def test_magnitude_max(values: list[float], largest: float) -> None:
         assert magnitude_max(padded) == largest
 
 
-@every_rule
-def test_extreme_gradients_stay_defined(optimizer: Optimizer) -> None:
-    """Zeros, denormals and the largest magnitude a round may have give what the loop gives, and no NaN."""
-    for value in (0.0, -0.0, 1e-42, 1e18, -1e18):
-        shard = Shard(optimizer, piece_bounds(layout_of(19)), 1)
-        shard.parameters[:] = 1.0
-        loop = OneProcess(layout_of(19), shard.parameters, optimizer, None)
-        for step in range(3):
-            part = Part("w0", 1.0, np.full(19, value, np.float32))
-            loop.round([part], LR)
-            shard.apply(step, LR, 1.0, step, stage(shard, [part]), KernelThreads.run_inline)
-        assert_same_bits(shard, loop)
-        assert np.isfinite(shard.parameters).all()
-        assert np.isfinite(shard.slots).all()
-
-
-@every_rule
-def test_an_update_allocates_nothing_that_stays(optimizer: Optimizer) -> None:
+@every_row
+def test_an_update_allocates_nothing_that_stays(row: Row) -> None:
     elements = 100_000
-    shard = by_shard(optimizer, elements, 1, 1)
-    contributions = stage(shard, parts_of(elements, 1, 0))
+    trainer = Trainer(spec_of(spec_for(row), elements), values_of(elements))
+    part = parts_of(elements, 1, 0)
+    before = 0
     tracemalloc.start()
     try:
-        for step in range(1, 1001):
-            if step == 11:
+        for step in range(1000):
+            if step == 10:
                 tracemalloc.reset_peak()
                 before, _ = tracemalloc.get_traced_memory()
-            shard.apply(step, LR, 1.0, step, contributions, KernelThreads.run_inline)
+            trainer.round(part)
         after, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

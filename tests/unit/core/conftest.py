@@ -62,7 +62,7 @@ class Job:
                 assert key not in self.outcomes, f"{key} was answered twice"
                 self.outcomes[key] = effect.outcome
             if self.auto_apply and isinstance(effect, Prepare):
-                effects = effects + self.send(Prepared(effect.step, np.array([4.0, 5.0])))
+                effects = effects + self.send(Prepared(effect.step, np.array([[9.0]])))
             if self.auto_apply and isinstance(effect, Apply):
                 effects = effects + self.send(Applied(effect.step))
         return effects

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from optimd_server.core.effects import (
@@ -65,7 +67,9 @@ def test_the_learning_rate_is_that_of_the_step() -> None:
     job.join("a")
     for _ in range(6):
         job.push("a")
-    assert [c.learning_rate for c in job.commands() if isinstance(c, Apply)] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    rates = [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert [c.scalars[0, 0] for c in job.commands() if isinstance(c, Apply)] == rates
+    assert [e.learning_rate for e in job.effects if isinstance(e, RoundRecord)] == rates
 
 
 def test_round_0_opens_when_all_workers_have_joined_and_counts_early_pushes(job: Job) -> None:
@@ -214,7 +218,7 @@ def test_clip_goes_through_prepare_and_decides_the_factor() -> None:
     assert isinstance(prepare, Prepare)
     assert isinstance(apply, Apply)
     assert prepare.contributions == apply.contributions
-    assert apply.clip_factor == float(np.float32(1.5 / 3.0)), "the norm is sqrt(4 + 5)"
+    assert apply.limits.tolist() == [[0.5, math.inf]], "the norm is sqrt(4 + 5)"
 
 
 def test_what_happens_while_an_update_is_on_its_way(job: Job) -> None:
@@ -256,7 +260,7 @@ def test_the_record_of_a_round_holds_what_a_journal_needs(job: Job) -> None:
     job.push("b", weight=1.0, loss=4.0)
     job.push("a", weight=3.0, loss=float("nan"))
     (record,) = [e for e in job.effects if isinstance(e, RoundRecord)]
-    assert (record.step, record.learning_rate, record.clip_factor, record.rule_count) == (0, 0.5, 1.0, 0)
+    assert (record.step, record.learning_rate, record.rule_count, record.memories) == (0, 0.5, 0, ((),))
     assert record.loss == 4.0, "a loss that is not finite does not count"
     assert [(worker, outcome.seq) for worker, _, outcome in record.outcomes] == [("a", 1), ("b", 1)]
     assert job.machine.state.last_round is record

@@ -1,0 +1,52 @@
+"""AdaBound and AMSBound (Luo et al. 2019, arXiv:1902.09843), in the form of the authors' code.
+
+m and v as Adam; r = lr sqrt(1 - beta2^k) / (1 - beta1^k) / (sqrt(v) + eps), or of the largest v so far (amsbound);
+w -= clip(r, f (1 - 1 / (gamma k + 1)), f (1 + 1 / (gamma k))) m, f = final_lr lr / lr_peak.
+
+lr_peak is the largest value of the schedule (and of the group's multiplier 1). The paper divides lr by sqrt(k) too.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from optimdpb.specs import AdaBound
+from optimdpb.specs.schedules import as_schedule
+
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, stepper
+from optimd_server.optimizers.rule import Memory, Rule
+
+
+def scalars(spec: AdaBound, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
+    """beta1, 1 - beta1, beta2, 1 - beta2, rate, eps, lower bound, upper bound, whether the largest v counts."""
+    t = k + 1
+    peak = as_schedule("lr", spec.lr).peak()
+    final = spec.final_lr * (lr / peak) if peak else 0.0
+    lower, upper = final * (1.0 - 1.0 / (spec.gamma * t + 1.0)), final * (1.0 + 1.0 / (spec.gamma * t))
+    rate = lr * math.sqrt(1.0 - spec.beta2**t) / (1.0 - spec.beta1**t)
+    keeps = (spec.beta1, 1.0 - spec.beta1, spec.beta2, 1.0 - spec.beta2)
+    return *keeps, rate, spec.eps, lower, upper, float(spec.amsbound)
+
+
+@inlined
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+    """The rule on one tile; see kernels.stepper."""
+    keep1, take1, keep2, take2, rate, eps, lower, upper, amsbound = row
+    m = slots[0, start:stop]
+    v, u = slots[1, start:stop], slots[2, start:stop]
+    for i in range(w.size):
+        g = gradient[i]
+        m_new = blend(m[i], g, keep1, take1)
+        v_new = blend(v[i], g * g, keep2, take2)
+        m[i] = m_new
+        v[i] = v_new
+        if amsbound != 0:
+            v_new = max(u[i], v_new)
+            u[i] = v_new
+        w[i] = w[i] - min(max(rate / (np.sqrt(v_new) + eps), lower), upper) * m_new
+
+
+RULE = Rule(
+    spec_class=AdaBound, slots=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), scalars=scalars, step=stepper(update)
+)
