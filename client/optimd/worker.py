@@ -164,6 +164,11 @@ class Worker:
         """Where the job is, who works on it and what it waits for."""
         return status_from_proto(self._call("GetJob", pb.GetJobRequest(job=self.job)))
 
+    def snapshot(self) -> str:
+        """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""
+        saved: pb.CreateSnapshotResponse = self._call("CreateSnapshot", pb.CreateSnapshotRequest(job=self.job))
+        return saved.snapshot
+
     def leave(self) -> None:
         """End the membership; what was committed still counts. Harmless without one. Does not insist on an answer."""
         if self._keeper is None:

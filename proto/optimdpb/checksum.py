@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def crc32c(data: bytes | NDArray[np.uint8]) -> int:
-    """CRC-32C (Castagnoli) of bytes or of a contiguous byte array, which is read in place.
+def crc32c(data: bytes | NDArray[np.uint8], before: int = 0) -> int:
+    """CRC-32C (Castagnoli) of bytes or of a contiguous byte array, which is read in place, behind data of sum `before`.
 
     The library's C extension takes bytes and numpy arrays without a copy, but refuses memoryview.
     """
-    return int(google_crc32c.value(data))
+    return int(google_crc32c.extend(before, data))

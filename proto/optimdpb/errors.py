@@ -7,6 +7,7 @@ OptimdError
 │   ├── JobMismatch         the job exists with another specification
 │   ├── EpochSuperseded     another process took over this worker's name; fatal
 │   ├── LeaseExpired        the membership ran out; join again
+│   ├── SnapshotRefused     a snapshot is damaged, of something else, or newer than the program
 │   └── NotServed           in the contract, but not served yet
 ├── ServerUnavailable       the server could not be reached in the time given; nothing is known to have happened
 ├── OutcomeUnknown          a push was sent and its outcome could not be learned in the time given
@@ -49,6 +50,9 @@ STATUS_OF_REASON: dict[str, str] = {
     "UNAUTHENTICATED": "UNAUTHENTICATED",
     "PERMISSION_DENIED": "PERMISSION_DENIED",
     "INTERNAL": "INTERNAL",
+    "NO_DATA_DIRECTORY": "FAILED_PRECONDITION",
+    "STORAGE_FAILED": "FAILED_PRECONDITION",
+    "SNAPSHOT_REFUSED": "DATA_LOSS",
 }
 
 
@@ -144,6 +148,13 @@ class LeaseExpired(Refused):
         )
 
 
+class SnapshotRefused(Refused):
+    """A snapshot is damaged, of something else, or of a newer program: it is never loaded in part or in doubt."""
+
+    def __init__(self, path: object, problem: str) -> None:
+        super().__init__("SNAPSHOT_REFUSED", f"snapshot {path}: {problem}", path=path)
+
+
 class NotServed(Refused):
     """The feature is in the contract but this server does not serve it yet."""
 
@@ -171,4 +182,5 @@ Refused._class_of_reason.update(
     EPOCH_SUPERSEDED=EpochSuperseded,
     LEASE_EXPIRED=LeaseExpired,
     NOT_SERVED=NotServed,
+    SNAPSHOT_REFUSED=SnapshotRefused,
 )

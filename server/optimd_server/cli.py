@@ -12,6 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from optimdpb.errors import Refused
 
 from optimd_server.optimizers.warmup import compile_kernels
 from optimd_server.runtime import Runtime, ServerConfig
@@ -46,7 +50,7 @@ def serve(argv: list[str]) -> int:
     log.info("kernels ready in %.1f s", time.monotonic() - started_s)
     try:
         asyncio.run(_run(host, port, config, watch_stdin=options.until_stdin_closes))
-    except OSError as error:
+    except (OSError, Refused) as error:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_FAILED
     return EXIT_OK
@@ -87,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="optimd serve", description="Serve jobs over gRPC.", allow_abbrev=False)
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 picks one")
     parser.add_argument("--insecure", action="store_true", help="allow an address that is not loopback, without TLS")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="save jobs here at the end, restore them at start")
+    parser.add_argument("--shards", type=int, metavar="N", help="parts that every job is cut into (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
     parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
@@ -94,16 +100,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> ServerConfig:
-    given: dict[str, int | float] = {}
-    if options.threads is not None:
-        if not 1 <= options.threads <= 1024:
-            raise ValueError(f"--threads: expected 1 to 1024, got {options.threads}")
-        given["threads"] = options.threads
-    if options.lease_s is not None:
-        if not 0.1 <= options.lease_s <= 86_400:
-            raise ValueError(f"--lease-s: expected 0.1 to 86400, got {options.lease_s}")
-        given["lease_s"] = options.lease_s
-    return ServerConfig(**given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"data_dir": options.data_dir}
+    for name, low, high in (("threads", 1, 1024), ("shards", 1, 64), ("lease_s", 0.1, 86_400)):
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if not low <= value <= high:
+            raise ValueError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
+        given[name] = value
+    return ServerConfig(**given)
 
 
 def _split_address(address: str) -> tuple[str, int]:

@@ -16,7 +16,6 @@ from tests.e2e.scene import WORKER, Row, Scene
 NOT_SERVED = {
     "UpdateJob": pb.UpdateJobRequest,
     "DeleteJob": pb.DeleteJobRequest,
-    "CreateSnapshot": pb.CreateSnapshotRequest,
     "StartRangeTest": pb.StartRangeTestRequest,
     "GetRangeTest": pb.GetRangeTestRequest,
     "Stage": pb.StageRequest,
@@ -331,6 +330,20 @@ FULL = [
     Row("a job above jobs_max", creating(lambda spec: None), "LIMIT_EXCEEDED", {"limit": "jobs_max"}, server="full"),
 ]
 
+SNAPSHOTS = [
+    Row(
+        "snapshot without a data directory",
+        lambda scene: scene.call("CreateSnapshot", pb.CreateSnapshotRequest(job=scene.job)),
+        "NO_DATA_DIRECTORY",
+    ),
+    Row(
+        "snapshot of no job",
+        lambda scene: scene.call("CreateSnapshot", pb.CreateSnapshotRequest(job="nobody")),
+        "UNKNOWN_JOB",
+        {"job": "nobody"},
+    ),
+]
+
 NO_MESSAGES = [
     *[
         Row(
@@ -356,4 +369,4 @@ NO_MESSAGES = [
     Row("text that is not UTF-8", garbage("GetJob", b"\x0a\x02\xff\xfe"), "MALFORMED_REQUEST"),
 ]
 
-ROWS = [*MISMATCHES, *SPECS, *UNSERVED, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *NO_MESSAGES]
+ROWS = [*MISMATCHES, *SPECS, *UNSERVED, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *SNAPSHOTS, *NO_MESSAGES]

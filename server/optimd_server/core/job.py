@@ -104,6 +104,7 @@ class JobMachine:
             case UploadCompleted():
                 self.state.creation.complete(event.token)
                 self.state.lineage = event.lineage
+                self.state.note("ready")
                 return [ControlRecord("ready", event.lineage), BecameReady()]
 
     def outcome_of(self, worker: str, epoch: int, seq: int) -> Outcome | Pending | None:

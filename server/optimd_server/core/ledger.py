@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimdpb.errors import Refused
 
-from optimd_server.core.effects import Outcome
+from optimd_server.core.effects import Outcome, Reason, Status
 
 # One push is in flight per worker, so the last outcome is enough; a few more help whoever reads back.
 OUTCOMES_KEPT = 16
@@ -101,3 +102,34 @@ class Ledger:
                 seq=seq,
             )
         return outcome
+
+    def saved(self) -> list[dict[str, Any]]:
+        """All accounts as plain values, dead ones in the order of their death. What is pending was never taken."""
+        living = [key for key in self._accounts if key not in self._dead]
+        return [
+            {
+                "worker": worker,
+                "epoch": epoch,
+                "dead": (worker, epoch) in self._dead,
+                "last_seq": self._accounts[worker, epoch].last_seq - self._accounts[worker, epoch].pending,
+                "outcomes": [_plain(outcome) for outcome in self._accounts[worker, epoch].outcomes],
+            }
+            for worker, epoch in [*living, *self._dead]
+        ]
+
+    def restore(self, saved: list[dict[str, Any]]) -> None:
+        """Take over saved accounts."""
+        for entry in saved:
+            key = entry["worker"], entry["epoch"]
+            outcomes = deque(map(_outcome, entry["outcomes"]), maxlen=OUTCOMES_KEPT)
+            self._accounts[key] = Account(int(entry["last_seq"]), False, outcomes)
+            if entry["dead"]:
+                self._dead[key] = None
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return {**vars(outcome), "status": outcome.status.value, "reason": outcome.reason.value}
+
+
+def _outcome(saved: dict[str, Any]) -> Outcome:
+    return Outcome(**{**saved, "status": Status(saved["status"]), "reason": Reason(saved["reason"])})

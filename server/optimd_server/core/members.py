@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from optimdpb.errors import EpochSuperseded, LeaseExpired, Refused
 
@@ -100,3 +101,26 @@ class Members:
     def ranks(self) -> dict[str, int]:
         """Place of each live worker in byte order of names, from 0."""
         return {name: rank for rank, name in enumerate(sorted(self._live))}
+
+    def saved(self) -> dict[str, Any]:
+        """The epoch counter, live and gone workers as plain values; leases are not part of it."""
+        return {
+            "last_epoch": self.last_epoch,
+            "live": [[member.worker, member.epoch] for member in self],
+            "gone": [[member.worker, member.epoch, member.gone] for member in self._gone.values()],
+        }
+
+    def restore(self, saved: dict[str, Any], now_s: float) -> None:
+        """Take over saved members, the live ones under full leases."""
+        self.last_epoch = int(saved["last_epoch"])
+        until_s = now_s + self.lease_s
+        self._live = {worker: Member(worker, epoch, until_s, now_s) for worker, epoch in saved["live"]}
+        self._gone = OrderedDict(
+            (worker, Member(worker, epoch, now_s, now_s, how)) for worker, epoch, how in saved["gone"]
+        )
+
+    def forget_all(self, epochs_skipped: int) -> None:
+        """Nobody is a member any more, and no epoch that may have been given out is given again."""
+        self._live.clear()
+        self._gone.clear()
+        self.last_epoch += epochs_skipped

@@ -23,6 +23,8 @@ from optimd_server.core.members import Members
 from optimd_server.optimizers import plan_of
 from optimd_server.schedules import value_at
 
+HISTORY_KEPT = 1000
+
 
 @dataclass
 class Counters:
@@ -35,10 +37,20 @@ class Counters:
     rounds_void: int = 0
 
 
+@dataclass(frozen=True)
+class HistoryEntry:
+    """One change of the job itself: "ready", "restored", "restored with loss"; where the job was after it."""
+
+    change: str
+    lineage: str
+    step: int
+
+
 class JobState:
     """Specification, version, members and outcomes of one job.
 
-    `rule_count` counts the rule's updates, `memories` is what it remembers beside its slots.
+    `rule_count` counts the rule's updates, `memories` is what it remembers beside its slots. `opened`: whether a round
+    ever was. `history` is bounded.
     """
 
     def __init__(self, spec: JobSpec, lease_s: float) -> None:
@@ -49,10 +61,16 @@ class JobState:
         self.plan = plan_of(spec)
         self.memories = self.plan.first_memories()
         self.counters = Counters()
+        self.opened = False
         self.last_round: RoundRecord | None = None
+        self.history: list[HistoryEntry] = []
         self.members = Members(lease_s)
         self.ledger = Ledger()
         self.creation = Creation(lease_s)
+
+    def note(self, change: str) -> None:
+        """Add to the history."""
+        self.history = [*self.history, HistoryEntry(change, self.lineage, self.step)][-HISTORY_KEPT:]
 
     @property
     def finished(self) -> bool:

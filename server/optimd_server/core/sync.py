@@ -76,7 +76,6 @@ class SyncRounds:
         self.round: Round | None = None
         self.closing: Closing | None = None
         self.held: dict[str, Committed] = {}
-        self._ever_opened = False
 
     def commit(self, committed: Committed) -> None:
         """Take a usable push: into the open round if its worker is a member that has not spoken, else held."""
@@ -119,10 +118,10 @@ class SyncRounds:
         return effects
 
     def _workers_to_open(self) -> int:
-        return self.consistency.members_min if self._ever_opened else self.consistency.workers
+        return self.consistency.members_min if self.state.opened else self.consistency.workers
 
     def _open(self) -> list[Effect]:
-        self._ever_opened = True
+        self.state.opened = True
         self.round = Round(members={member.worker: member.epoch for member in self.state.members})
         effects: list[Effect] = []
         held, self.held = self.held, {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 MIB = 1 << 20
 
@@ -14,6 +15,8 @@ class ServerConfig:
 
     threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     shards: int = 1
+    # Where jobs are saved and restored from; without it nothing is.
+    data_dir: Path | None = None
     lease_s: float = 10.0
     tick_interval_s: float = 0.25
     wait_s_max: float = 20.0

@@ -19,10 +19,12 @@ from optimdpb.v1 import optimd_pb2 as pb
 from optimd_server.core import JobMachine
 from optimd_server.core.effects import Answered, Apply, BecameReady, DropStaging, Effect, Outcome, Pending, Prepare
 from optimd_server.core.events import Applied, Event, Prepared, Version
+from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import Float32s
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.threads import KernelThreads
+from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +175,19 @@ class JobHost:
         """The current parameters as one private vector, and their version."""
         async with self._slabs_still:
             return self.machine.version, self.shards.flat_parameters()
+
+    def restore(self, snapshot: Snapshot, fresh_lineage: str | None) -> None:
+        """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
+        restore(self.machine, snapshot.state, self._clock(), fresh_lineage)
+        self.shards.load(snapshot.shards, self.machine.state.step)
+        self.ready.set()
+
+    async def image(self) -> Snapshot:
+        """The whole state between two updates, copied."""
+        async with self._slabs_still:
+            state = saved_state(self.machine)
+            images = self.shards.images() if self._inline else await asyncio.to_thread(self.shards.images)
+        return Snapshot(self.name, self.spec, state, images)
 
     async def drain(self) -> None:
         """Wait for the update that is on its way."""

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from optimdpb.errors import JobMismatch, Refused
 from optimdpb.specs import JobSpec
@@ -15,11 +16,15 @@ from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import CreateRequested, Ticked
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
+from optimd_server.runtime.saver import Saver
 from optimd_server.runtime.threads import KernelThreads
 
 
 class Runtime:
-    """Owns jobs, kernel threads and clock. Use it on the event loop's thread alone."""
+    """Owns jobs, kernel threads, clock and data directory. Use it on the event loop's thread alone.
+
+    Restores what the data directory holds. Raises OSError if it cannot be used, SnapshotRefused if not trusted.
+    """
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self.config = config
@@ -29,6 +34,14 @@ class Runtime:
         self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._threads = KernelThreads(config.threads)
+        self._saver = None if config.data_dir is None else Saver(config.data_dir)
+        if self._saver is not None:
+            try:
+                self._saver.restore(self.find_or_create)
+            except BaseException:
+                self._saver.close()
+                self._threads.close()
+                raise
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
 
     def job(self, name: str) -> JobHost:
@@ -84,8 +97,21 @@ class Runtime:
         for host in list(self.jobs.values()):
             await host.drain()
 
+    async def save(self, host: JobHost) -> Path:
+        """Save a job now; where its snapshot is. Raises Refused(NO_DATA_DIRECTORY, JOB_NOT_READY, STORAGE_FAILED)."""
+        if self._saver is None:
+            raise Refused("NO_DATA_DIRECTORY", "expected a server that was started with --data-dir")
+        return await self._saver.save(host)
+
+    async def save_all(self) -> None:
+        """Save every job that is ready, as the last thing that is done with them. Raises Refused(STORAGE_FAILED)."""
+        if self._saver is not None:
+            await self._saver.save_all(self.jobs.values())
+
     async def close(self) -> None:
-        """End ticking and threads."""
+        """End ticking and threads, let go of the data directory."""
+        if self._saver is not None:
+            self._saver.close()
         self._ticking.cancel()
         await asyncio.gather(self._ticking, return_exceptions=True)
         self._threads.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from optimdpb.specs import JobSpec
@@ -14,6 +14,7 @@ from optimd_server.optimizers.kernels import Float32s, Float64s
 from optimd_server.state import Shard, StagedGradient, piece_bounds, split_evenly
 from optimd_server.state.shard import RunOnThreads
 from optimd_server.state.staging import ChunkedVector
+from optimd_server.storage import ShardImage, vector_names
 
 
 class ShardGroup:
@@ -26,6 +27,7 @@ class ShardGroup:
         bounds = split_evenly(piece_bounds(spec.layout), shard_count)
         self.shards = [Shard(plan, spec.layout, part, threads_max) for part in bounds]
         self._chunk_bytes_max = chunk_bytes_max
+        self._vector_names = vector_names(spec)
         self.staged: dict[tuple[str, int], StagedGradient] = {}
 
     def upload_vector(self) -> ChunkedVector:
@@ -75,6 +77,29 @@ class ShardGroup:
     def flat_slots(self) -> Float32s:
         """A copy of all slots, (slot, n)."""
         return np.concatenate([shard.slots for shard in self.shards], axis=1)
+
+    def images(self) -> list[ShardImage]:
+        """Copies of everything, shard by shard."""
+        return [
+            ShardImage(
+                shard.element_start,
+                shard.element_stop,
+                dict(zip(self._vector_names, (vector.copy() for vector in shard.vectors), strict=True)),
+            )
+            for shard in self.shards
+        ]
+
+    def load(self, images: Sequence[ShardImage], step: int) -> None:
+        """Take over saved vectors, however they were cut, as the state at `step`."""
+        for shard in self.shards:
+            for image in images:
+                start, stop = max(shard.element_start, image.start), min(shard.element_stop, image.stop)
+                if start >= stop:
+                    continue
+                for name, vector in zip(self._vector_names, shard.vectors, strict=True):
+                    part = image.vectors[name][start - image.start : stop - image.start]
+                    vector[start - shard.element_start : stop - shard.element_start] = part
+            shard.step = step
 
     @functools.cached_property
     def size_bytes(self) -> int:

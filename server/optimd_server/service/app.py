@@ -54,9 +54,16 @@ class Service:
         return bound
 
     async def stop(self) -> None:
-        """Tell health checks, let waiting calls answer, finish what is on its way, then close."""
+        """Tell health checks, let waiting calls answer, finish what is on its way, save, then close.
+
+        Raises Refused(STORAGE_FAILED) if a job could not be saved.
+        """
         await self._health.enter_graceful_shutdown()
         await self._runtime.drain()
         await self._server.stop(self._runtime.config.drain_s_max)
         await self._runtime.drain()
-        await self._runtime.close()
+        try:
+            if not self._runtime.fatal.done():
+                await self._runtime.save_all()
+        finally:
+            await self._runtime.close()

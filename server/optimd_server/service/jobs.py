@@ -46,6 +46,7 @@ class JobService:
             "UploadParameters": self.upload_parameters,
             "GetJob": self.get_job,
             "ListJobs": self.list_jobs,
+            "CreateSnapshot": self.create_snapshot,
         }
 
     async def get_server_info(self, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
@@ -130,6 +131,11 @@ class JobService:
                 lease_left=lease_left,
             )
         return response
+
+    async def create_snapshot(self, request: pb.CreateSnapshotRequest) -> pb.CreateSnapshotResponse:
+        host = self._runtime.job(request.job)
+        path = await self._runtime.save(host)
+        return pb.CreateSnapshotResponse(header=header(self._runtime, host), snapshot=str(path))
 
     async def list_jobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         size = request.page_size or PAGE_SIZE

@@ -51,6 +51,11 @@ class Shard:
         """Number of elements held."""
         return self.element_stop - self.element_start
 
+    @property
+    def vectors(self) -> tuple[Float32s, ...]:
+        """Parameters, then each slot: the slabs themselves."""
+        return self.parameters, *self.slots
+
     def stage(self, worker: str, epoch: int) -> Float32s:
         """The buffer for this epoch's gradient over the shard, valid until drop(). Its contents are undefined."""
         buffer = self._staged.get((worker, epoch))

@@ -18,6 +18,15 @@ Arguments = Callable[[Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """The rule with hyper-parameters that train well, and its peak learning rates on the two test problems."""
+
+    rule: Callable[[Any], Optimizer]
+    lr_quadratic: float
+    lr_rosenbrock: float
+
+
+@dataclass(frozen=True)
 class Row:
     """draw(rng): a random specification. torch, optax: the peer's name and its arguments beside lr, if it has the rule.
 
@@ -26,6 +35,7 @@ class Row:
 
     name: str
     equation: Equation
+    tuned: Tuned
     draw: Callable[[Rng], Optimizer]
     torch: tuple[str, Arguments] | None = None
     optax: tuple[str, Arguments] | None = None
@@ -125,80 +135,171 @@ _AMSGRAD = _torch_betas("weight_decay", amsgrad=True)
 _LARS = _fields("momentum", "weight_decay", "trust_coefficient")
 
 ROWS = (
-    Row("sgd", equations.sgd, _draw_sgd, torch=("SGD", _fields("weight_decay"))),
-    Row("heavy_ball", equations.sgdm, _draw_heavy_ball, ("SGD", _fields("momentum", "dampening", "weight_decay"))),
-    Row("nesterov", equations.sgdm, _draw_nesterov, ("SGD", _fields("momentum", "nesterov", "weight_decay"))),
-    Row("lecture_momentum", equations.sgdm, _draw_form("ema")),
-    Row("lr_inside", equations.sgdm, _draw_form("lr_inside")),
-    Row("sgdw", equations.sgdw, lambda rng: specs.SGDW(_lr(rng), _momentum(rng), log_uniform(rng, -4, -1))),
+    Row("sgd", equations.sgd, Tuned(specs.SGD, 0.1, 0.001), _draw_sgd, torch=("SGD", _fields("weight_decay"))),
+    Row(
+        "heavy_ball",
+        equations.sgdm,
+        Tuned(specs.SGDM, 0.01, 0.001),
+        _draw_heavy_ball,
+        ("SGD", _fields("momentum", "dampening", "weight_decay")),
+    ),
+    Row(
+        "nesterov",
+        equations.sgdm,
+        Tuned(lambda lr: specs.SGDM(lr, nesterov=True), 0.01, 0.001),
+        _draw_nesterov,
+        ("SGD", _fields("momentum", "nesterov", "weight_decay")),
+    ),
+    Row("lecture_momentum", equations.sgdm, Tuned(lambda lr: specs.SGDM(lr, form="ema"), 0.1, 0.01), _draw_form("ema")),
+    Row(
+        "lr_inside",
+        equations.sgdm,
+        Tuned(lambda lr: specs.SGDM(lr, form="lr_inside"), 0.01, 0.001),
+        _draw_form("lr_inside"),
+    ),
+    Row(
+        "sgdw",
+        equations.sgdw,
+        Tuned(lambda lr: specs.SGDW(lr, weight_decay=0.0), 0.01, 0.001),
+        lambda rng: specs.SGDW(_lr(rng), _momentum(rng), log_uniform(rng, -4, -1)),
+    ),
     Row(
         "adagrad",
         equations.adagrad,
+        Tuned(specs.Adagrad, 1.0, 1.0),
         lambda rng: specs.Adagrad(
             log_uniform(rng, -3, -1), log_uniform(rng, -10, -5), float(rng.choice([0.0, rng.uniform()])), _decay(rng)
         ),
         torch=("Adagrad", _ADAGRAD),
     ),
-    Row("lecture_adagrad", equations.adagrad, lambda rng: specs.Adagrad(log_uniform(rng, -3, -1), eps=0.0)),
+    Row(
+        "lecture_adagrad",
+        equations.adagrad,
+        Tuned(lambda lr: specs.Adagrad(lr, eps=0.0), 1.0, 1.0),
+        lambda rng: specs.Adagrad(log_uniform(rng, -3, -1), eps=0.0),
+    ),
     Row(
         "adadelta",
         equations.adadelta,
+        Tuned(specs.Adadelta, 1.0, 1.0),
         lambda rng: specs.Adadelta(log_uniform(rng, -1, 0.5), rng.uniform(0.5, 0.99), log_uniform(rng, -7, -4)),
         torch=("Adadelta", _fields("rho", "eps")),
     ),
-    Row("rmsprop", equations.rmsprop, _draw_rmsprop, torch=("RMSprop", _fields("alpha", "eps", "momentum"))),
-    Row("rmsprop_centered", equations.rmsprop, _draw_centered, torch=("RMSprop", _fields("alpha", "eps", "centered"))),
-    Row("lecture_rmsprop", equations.rmsprop, _draw_lecture_rmsprop),
+    Row(
+        "rmsprop",
+        equations.rmsprop,
+        Tuned(specs.RMSProp, 0.01, 0.01),
+        _draw_rmsprop,
+        torch=("RMSprop", _fields("alpha", "eps", "momentum")),
+    ),
+    Row(
+        "rmsprop_centered",
+        equations.rmsprop,
+        Tuned(lambda lr: specs.RMSProp(lr, centered=True), 0.01, 0.01),
+        _draw_centered,
+        torch=("RMSprop", _fields("alpha", "eps", "centered")),
+    ),
+    Row(
+        "lecture_rmsprop",
+        equations.rmsprop,
+        Tuned(lambda lr: specs.RMSProp(lr, eps=0.0, v_init="first"), 0.01, 0.01),
+        _draw_lecture_rmsprop,
+    ),
     Row(
         "adam",
         equations.adam,
+        Tuned(specs.Adam, 0.1, 0.1),
         lambda rng: specs.Adam(_lr(rng), **_betas(rng), weight_decay=_decay(rng)),
         torch=("Adam", _torch_betas("weight_decay")),
     ),
-    Row("lecture_adam", equations.adam, _draw_lecture_adam),
+    Row(
+        "lecture_adam",
+        equations.adam,
+        Tuned(lambda lr: specs.Adam(lr, eps=0.0, eps_root=1e-8), 0.1, 0.1),
+        _draw_lecture_adam,
+    ),
     Row(
         "adamw",
         equations.adamw,
+        Tuned(lambda lr: specs.AdamW(lr, weight_decay=0.0), 0.1, 0.1),
         lambda rng: specs.AdamW(_lr(rng), **_betas(rng), weight_decay=log_uniform(rng, -4, -1)),
         torch=("AdamW", _torch_betas("weight_decay")),
     ),
     Row(
         "amsgrad",
         equations.amsgrad,
+        Tuned(specs.AMSGrad, 0.1, 0.1),
         lambda rng: specs.AMSGrad(_lr(rng), **_betas(rng), weight_decay=_decay(rng)),
         torch=("Adam", _AMSGRAD),
     ),
-    Row("lecture_amsgrad", equations.amsgrad, lambda rng: specs.AMSGrad(_lr(rng), **_betas(rng), debias=False)),
-    Row("adamax", equations.adamax, lambda rng: specs.Adamax(_lr(rng), **_betas(rng)), ("Adamax", _torch_betas())),
+    Row(
+        "lecture_amsgrad",
+        equations.amsgrad,
+        Tuned(lambda lr: specs.AMSGrad(lr, debias=False), 0.1, 0.1),
+        lambda rng: specs.AMSGrad(_lr(rng), **_betas(rng), debias=False),
+    ),
+    Row(
+        "adamax",
+        equations.adamax,
+        Tuned(specs.Adamax, 0.1, 0.1),
+        lambda rng: specs.Adamax(_lr(rng), **_betas(rng)),
+        ("Adamax", _torch_betas()),
+    ),
     Row(
         "nadam",
         equations.nadam,
+        Tuned(specs.NAdam, 0.1, 0.1),
         lambda rng: specs.NAdam(_lr(rng), **_betas(rng), momentum_decay=log_uniform(rng, -4, -1)),
         torch=("NAdam", _torch_betas("momentum_decay")),
     ),
-    Row("radam", equations.radam, lambda rng: specs.RAdam(_lr(rng), **_betas(rng)), ("RAdam", _torch_betas())),
+    Row(
+        "radam",
+        equations.radam,
+        Tuned(specs.RAdam, 0.1, 0.1),
+        lambda rng: specs.RAdam(_lr(rng), **_betas(rng)),
+        ("RAdam", _torch_betas()),
+    ),
     Row(
         "yogi",
         equations.yogi,
+        Tuned(specs.Yogi, 0.1, 0.1),
         lambda rng: specs.Yogi(_lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -4, -2)}),
         # optax.yogi itself starts m and v at 1e-6.
         optax=("scale_by_yogi", lambda s: {**_fields("eps", **_OPTAX_BETAS)(s), "initial_accumulator_value": 0.0}),
         jumps="the sign of v - g^2",
     ),
-    Row("adabound", equations.adabound, _draw_adabound(False)),
-    Row("amsbound", equations.adabound, _draw_adabound(True)),
-    Row("swats", equations.swats, lambda rng: specs.SWATS(_lr(rng), **_betas(rng))),
+    Row(
+        "adabound",
+        equations.adabound,
+        Tuned(lambda lr: specs.AdaBound(lr, final_lr=0.1), 1.0, 0.01),
+        _draw_adabound(False),
+    ),
+    Row(
+        "amsbound",
+        equations.adabound,
+        Tuned(lambda lr: specs.AdaBound(lr, final_lr=0.1, amsbound=True), 1.0, 0.01),
+        _draw_adabound(True),
+    ),
+    Row("swats", equations.swats, Tuned(specs.SWATS, 0.1, 0.1), lambda rng: specs.SWATS(_lr(rng), **_betas(rng))),
     Row(
         "lion",
         equations.lion,
+        Tuned(specs.Lion, 0.01, 0.01),
         _draw_lion,
         optax=("lion", _fields("weight_decay", **_OPTAX_BETAS)),
         jumps="the sign of the interpolated momentum",
     ),
-    Row("lars", equations.lars, _draw_lars, optax=("lars", _LARS)),
+    Row(
+        "lars",
+        equations.lars,
+        Tuned(lambda lr: specs.LARS(lr, trust_coefficient=0.01), 0.1, 1.0),
+        _draw_lars,
+        optax=("lars", _LARS),
+    ),
     Row(
         "lamb",
         equations.lamb,
+        Tuned(lambda lr: specs.LAMB(lr, weight_decay=0.0), 0.1, 0.1),
         lambda rng: specs.LAMB(
             _lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -8, -5)}, weight_decay=log_uniform(rng, -4, -1)
         ),
