@@ -53,6 +53,7 @@ class JobStatus:
     """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it."""
 
     state: str
+    lineage: str
     global_step: int
     learning_rate: float | None
     loss: float | None
@@ -71,6 +72,7 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
     counters = message.counters
     return JobStatus(
         state=pb.JobState.Name(message.state).removeprefix("JOB_STATE_").lower(),
+        lineage=message.header.lineage,
         global_step=message.header.step,
         learning_rate=last.learning_rate if last else None,
         loss=last.loss if last and last.HasField("loss") else None,

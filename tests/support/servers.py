@@ -21,12 +21,15 @@ T = TypeVar("T")
 
 
 class ServerProcess:
-    """`optimd serve` as a child on a free loopback port; ends with its stdin. `address` is HOST:PORT."""
+    """`optimd serve` as a child on a loopback port, 0 for a free one; ends with its stdin. `address` is HOST:PORT."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "optimd_server", "serve", "--listen", "127.0.0.1:0", "--until-stdin-closes"]
+    def __init__(self, *arguments: str, port: int = 0) -> None:
+        command = [sys.executable, "-m", "optimd_server", "serve", "--listen", f"127.0.0.1:{port}"]
         self.process = subprocess.Popen(
-            [*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*command, "--until-stdin-closes", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
@@ -38,6 +41,11 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def terminate(self) -> int:
+        """SIGTERM and wait. Returns the exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
 
     def stop(self) -> int:
         """Close its stdin and wait. Returns the exit status."""

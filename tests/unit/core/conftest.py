@@ -62,7 +62,9 @@ class Job:
                 assert key not in self.outcomes, f"{key} was answered twice"
                 self.outcomes[key] = effect.outcome
             if self.auto_apply and isinstance(effect, Prepare):
-                effects = effects + self.send(Prepared(effect.step, np.array([[9.0]])))
+                effects = effects + self.send(
+                    Prepared(effect.step, np.full((1 if effect.scalars is None else 2, 1), 9.0))
+                )
             if self.auto_apply and isinstance(effect, Apply):
                 effects = effects + self.send(Applied(effect.step))
         return effects
