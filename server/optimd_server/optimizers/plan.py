@@ -19,6 +19,8 @@ from optimd_server.optimizers.kernels import PIECE_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.rule import Memory, Rule
 
 NO_ROW = -1
+# A gradient near the smallest float32 asks for a ratio near the largest: lr times that must stay a number.
+RATIO_MAX = 1e30
 Memories = tuple[Memory, ...]
 
 
@@ -104,12 +106,12 @@ class Plan:
         return np.array(rows, np.float32)
 
     def _ratio(self, tensor: int, sums: Float64s | None) -> float:
-        """The trust ratio of a tensor; 0 while it is not measured."""
+        """The trust ratio of a tensor, at most RATIO_MAX; 0 while it is not measured."""
         if sums is None or self.tensor_rows[tensor] == NO_ROW:
             return 0.0
         assert self.rule.ratio is not None
         totals = in_order(self._of_tensor(sums[0], tensor)), in_order(self._of_tensor(sums[1], tensor))
-        return self.rule.ratio(self._specs[self._row_groups[tensor]], totals)
+        return min(self.rule.ratio(self._specs[self._row_groups[tensor]], totals), RATIO_MAX)
 
     def _of_tensor(self, pieces: Float64s, tensor: int) -> Float64s:
         return pieces[self.piece_starts[tensor] : self.piece_starts[tensor + 1]]
