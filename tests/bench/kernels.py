@@ -25,6 +25,8 @@ RULES: dict[str, tuple[Optimizer, str, dict[str, Any]]] = {
     "sgdm": (SGDM(1e-3), "SGD", {"momentum": 0.9}),
 }
 THREADS = (1, 2)
+# Small vectors are updated so often that a timed run takes milliseconds.
+TURN_ELEMENTS = 20_000_000
 ROUNDS = 9
 
 
@@ -44,8 +46,8 @@ def _update(rule: str, gradient: NDArray[np.float32], threads: int) -> list[Figu
     spec, name, arguments = RULES[rule]
     trainer = Trainer(spec_of(spec, gradient.size), np.zeros_like(gradient), threads=threads)
     parts = trainer.stage([Part("w0", 1.0, gradient)])
-    streams = Streams(gradient, trainer.slots.shape[0], threads)
-    turns = 200 if gradient.size <= 10_000 else 1
+    streams = Streams([gradient], trainer.slots.shape[0], threads)
+    turns = max(1, TURN_ELEMENTS // gradient.size)
     peers: dict[str, Callable[[], object]] = {
         "optimd": lambda: trainer.close_round(parts),
         "the same memory, no rule": streams.move,

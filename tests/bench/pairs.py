@@ -18,10 +18,16 @@ class Figure:
 
 
 def alternate(peers: dict[str, Callable[[], object]], rounds: int) -> list[Figure]:
-    """Run every peer once per round, after one round that does not count. The first peer is the measure."""
+    """Run every peer once per round, after one round that does not count. The first peer is the measure.
+
+    Each timed run follows one by the same peer: caches are its own, and other peers' threads have stopped spinning.
+    """
     times: dict[str, list[float]] = {name: [] for name in peers}
+    order = list(peers.items())
     for turn in range(rounds + 1):
-        for name, run in peers.items():
+        order = [*order[1:], order[0]]
+        for name, run in order:
+            run()
             started_s = time.perf_counter()
             run()
             if turn:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 from optimd_server.core.effects import Contribution
-from optimd_server.optimizers.kernels import TILE_ELEMENTS, reduce_blocks
+from optimd_server.optimizers.gradients import Sources, reduce_blocks
+from optimd_server.optimizers.kernels import BLOCK_ELEMENTS
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.state.pieces import blocks_of
 from optimdpb.specs import Adam
 
 from tests.bench.pairs import Figure, alternate
+from tests.bench.streams import Streams
 from tests.support.trainer import Part, Trainer, spec_of
 
 ELEMENTS = 25_000_000
@@ -30,11 +32,15 @@ def _reduce(threads: int) -> list[Figure]:
     trainer = Trainer(spec_of(Adam(1e-3), ELEMENTS), np.zeros(ELEMENTS, np.float32), threads=threads)
     pool = KernelThreads(threads)
     random = np.random.default_rng(0)
-    for worker in range(max(WORKERS)):
-        trainer.stage([Part(f"w{worker}", 1.0, random.standard_normal(ELEMENTS, np.float32))])
+    gradients = [random.standard_normal(ELEMENTS, np.float32) for _ in range(max(WORKERS))]
+    for worker, gradient in enumerate(gradients):
+        trainer.stage([Part(f"w{worker}", 1.0, gradient)])
+    streams = Streams(gradients[:4], 2, threads)
     peers = {f"{count} workers, one pass": _one_pass(trainer, count) for count in WORKERS}
     peers |= {f"{count} workers, summed first": _summed_first(trainer, pool, count) for count in WORKERS[1:]}
+    peers["the memory of 4, no rule"] = streams.move
     figures = alternate(peers, ROUNDS)
+    streams.close()
     pool.close()
     trainer.close()
     return figures
@@ -49,12 +55,12 @@ def _summed_first(trainer: Trainer, pool: KernelThreads, count: int) -> Callable
     (shard,) = trainer.group.shards
     summed, staged = shard.stage("sum", 1), [shard.stage(f"w{worker}", 1) for worker in range(count)]
     addresses = np.array([gradient.ctypes.data for gradient in staged], np.uint64)
-    scales = np.full(count, 1.0 / count, np.float32)
+    sources = Sources(addresses, np.full(count, 1.0 / count, np.float32), np.full(count, 4))
     blocks = blocks_of(np.array([[0, ELEMENTS, 0]]), 0, ELEMENTS)
-    scratch = np.empty((pool.threads, TILE_ELEMENTS), np.float32)
+    scratch = np.empty((pool.threads, BLOCK_ELEMENTS), np.float32)
 
     def step() -> None:
-        pool.run(lambda turn, of: reduce_blocks(summed, addresses, scales, blocks, turn, of, scratch[turn]))
+        pool.run(lambda turn, of: reduce_blocks(summed, *sources, blocks, turn, of, scratch[turn]))
         trainer.close_round((SUM,))
 
     return step

@@ -189,7 +189,7 @@ HEADERS = [
     refused("layout digest missing", headed(layout_digest=b""), "LAYOUT_MISMATCH"),
     *[
         refused(f"encoding {encoding}", headed(encoding=encoding), "UNSUPPORTED_ENCODING", {"field": "encoding"})
-        for encoding in (pb.ENCODING_BF16, pb.ENCODING_INT8_BLOCK, 77)
+        for encoding in (pb.ENCODING_INT8_BLOCK, 77)
     ],
     *[
         refused(f"payload_bytes {size}", headed(payload_bytes=size), "PAYLOAD_SIZE_MISMATCH", {"expected": str(TOTAL)})

@@ -89,7 +89,9 @@ def test_bits_equal_the_one_process_loop(
     expected: dict[object, OneProcess],
 ) -> None:
     spec = JobSpec(LAYOUT, RULES[rule], Sync(workers), clip=ClipGlobalNorm(clip) if clip else None)
-    config = ServerConfig(threads=threads, shards=shards, inline_bytes_max=0, chunk_bytes_max=CHUNK_BYTES)
+    config = ServerConfig(
+        threads=threads, shards=shards, inline_bytes_max=0, one_thread_bytes_max=0, chunk_bytes_max=CHUNK_BYTES
+    )
     parameters, slots = asyncio.run(_train(spec, config, gradients, start))
     loop = expected[rule, workers, clip]
     assert parameters.tobytes() == loop.parameters.tobytes()

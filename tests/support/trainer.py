@@ -13,6 +13,7 @@ from optimd_server.optimizers import plan_of
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.schedules import value_at
+from optimd_server.state.shard import Gradient
 from optimdpb.specs import Clip, Group, JobSpec, Layout, Optimizer, Sync, Tensor
 
 Float32s = NDArray[np.float32]
@@ -20,11 +21,11 @@ Float32s = NDArray[np.float32]
 
 @dataclass
 class Part:
-    """One worker's gradient in a round."""
+    """One worker's gradient in a round: float32, or the bits of bfloat16."""
 
     worker: str
     weight: float
-    gradient: Float32s
+    gradient: Gradient
 
 
 def spec_of(
@@ -65,7 +66,7 @@ class Trainer:
         if self._pool:
             self._pool.close()
 
-    def update(self, gradient: Float32s) -> None:
+    def update(self, gradient: Gradient) -> None:
         """A round of one worker."""
         self.round([Part("w0", 1.0, gradient)])
 
@@ -79,7 +80,8 @@ class Trainer:
         shares = [float(np.float32(part.weight / total)) for part in parts]
         for part in parts:
             for shard in self.group.shards:
-                shard.stage(part.worker, 1)[:] = part.gradient[shard.element_start : shard.element_stop]
+                staged = shard.stage(part.worker, 1, part.gradient.dtype)
+                staged[:] = part.gradient[shard.element_start : shard.element_stop]
         return tuple(Contribution(p.worker, 1, 1, s, s) for p, s in zip(parts, shares, strict=True))
 
     def close_round(self, contributions: tuple[Contribution, ...]) -> None:

@@ -14,7 +14,8 @@ import numpy as np
 from optimdpb.specs import AdaBound
 from optimdpb.specs.schedules import as_schedule
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -31,7 +32,7 @@ def scalars(spec: AdaBound, k: int, lr: float, memory: Memory) -> tuple[float, .
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, rate, eps, lower, upper, amsbound = row
     m = slots[0, start:stop]
     v, u = slots[1, start:stop], slots[2, start:stop]

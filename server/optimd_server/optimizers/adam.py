@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Adam, AdamW
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -30,7 +31,7 @@ def scalars(spec: Adam, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     coupled, decoupled, keep1, take1, keep2, take2, rate, unbias2, eps, eps_root = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     for i in range(w.size):

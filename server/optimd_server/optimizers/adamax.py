@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Adamax
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -19,7 +20,7 @@ def scalars(spec: Adamax, k: int, lr: float, memory: Memory) -> tuple[float, ...
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, rate, eps = row
     m, u = slots[0, start:stop], slots[1, start:stop]
     for i in range(w.size):

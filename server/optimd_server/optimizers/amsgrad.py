@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import AMSGrad
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -23,7 +24,7 @@ def scalars(spec: AMSGrad, k: int, lr: float, memory: Memory) -> tuple[float, ..
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     weight_decay, keep1, take1, keep2, take2, rate, unbias2, eps, eps_root = row
     m = slots[0, start:stop]
     v, u = slots[1, start:stop], slots[2, start:stop]

@@ -11,7 +11,8 @@ import math
 import numpy as np
 from optimdpb.specs import LAMB
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, measurer, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, quotient
+from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -30,7 +31,7 @@ def ratio(spec: LAMB, totals: Memory) -> float:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, unbias1, unbias2, eps, weight_decay, lr, ratio = row
     rate = lr * ratio
     m, v = slots[0, start:stop], slots[1, start:stop]
@@ -55,7 +56,7 @@ def sums(
     scratch: Float32s,
     lanes: Float64s,
 ) -> tuple[float, float]:
-    """|w|^2 and |u|^2 of one piece; see kernels.measurer."""
+    """|w|^2 and |u|^2 of one piece; see loops.measurer."""
     keep1, take1, keep2, take2, unbias1, unbias2, eps, weight_decay, _, _ = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     u = scratch

@@ -10,7 +10,8 @@ import math
 
 from optimdpb.specs import LARS
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, inlined, lane_dot, measurer, stepper
+from optimd_server.optimizers.kernels import Float32s, Float64s, inlined, lane_dot
+from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -27,7 +28,7 @@ def ratio(spec: LARS, totals: Memory) -> float:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     lr, weight_decay, momentum, ratio = row
     rate = lr * ratio
     m = slots[0, start:stop]
@@ -51,7 +52,7 @@ def sums(
     scratch: Float32s,
     lanes: Float64s,
 ) -> tuple[float, float]:
-    """|w|^2 and |u|^2 of one piece; see kernels.measurer."""
+    """|w|^2 and |u|^2 of one piece; see loops.measurer."""
     _, weight_decay, _, _ = row
     u = scratch
     for i in range(w.size):

@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Lion
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -18,7 +19,7 @@ def scalars(spec: Lion, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     lr, decay, keep1, take1, keep2, take2 = row
     m = slots[0, start:stop]
     for i in range(w.size):

@@ -13,7 +13,8 @@ import math
 import numpy as np
 from optimdpb.specs import NAdam
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -39,7 +40,7 @@ def _mu(spec: NAdam, k: int) -> float:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, rate_g, rate_m, unbias2, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     for i in range(w.size):

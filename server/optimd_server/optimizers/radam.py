@@ -12,7 +12,8 @@ import math
 import numpy as np
 from optimdpb.specs import RAdam
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 RHO_MIN = 5.0
@@ -34,7 +35,7 @@ def scalars(spec: RAdam, k: int, lr: float, memory: Memory) -> tuple[float, ...]
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, rate, eps, rectified = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     for i in range(w.size):

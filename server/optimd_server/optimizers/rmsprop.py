@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import RMSProp
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -22,7 +23,7 @@ def scalars(spec: RMSProp, k: int, lr: float, memory: Memory) -> tuple[float, ..
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     lr, keep, take, alpha, beta, eps, momentum, centered = row
     v = slots[0, start:stop]
     a, b = slots[1, start:stop], slots[2, start:stop]

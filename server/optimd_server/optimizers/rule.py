@@ -24,15 +24,15 @@ class Rule:
     slots: names of its state vectors, each shaped like the parameters and zero at first.
     scalars(spec, k, lr, memory): what one update needs beside vectors, in float64, cast to float32 once; k counts the
         updates before this one.
-    step(parameters, slots, addresses, scales, limits, blocks, first_block, stride, scratch, scalars): the kernel.
+    step(parameters, slots, *sources, limits, blocks, first_block, stride, scratch, scalars): the kernel.
         Reduces and clips the staged gradients and updates parameters (n) and slots (len(slots), n) in place, one pass,
         on every stride-th block. blocks: rows (start, stop, row); scalars and limits: one row for each row number,
         float32; a row of limits is (clip factor, bound of an element).
     memory, remember(spec, k, lr, memory, totals): the first memory, and the one that an update leaves and uses.
     whole_job: the memory follows the job's own specification alone, one for all groups.
-    measure(parameters, slots, addresses, scales, limits, pieces, rows, first, last, scratch, scalars, sums): kernel of
+    measure(parameters, slots, *sources, limits, pieces, rows, first, last, scratch, scalars, sums): kernel of
         a rule that needs sums. Writes sums[0, p] and sums[1, p] for pieces first <= p < last whose row is not negative;
-        changes no state. scratch: two rows of a piece.
+        changes no state. scratch: room for two pieces.
     measuring(memory): whether the next update needs the measure.
     ratio(spec, totals): for a rule with a trust ratio per tensor, from the two sums over one tensor; it is the last
         scalar. Without it the sums are over the job and go to remember().

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from optimdpb.specs import SGD
 
-from optimd_server.optimizers.kernels import Float32s, inlined, stepper
+from optimd_server.optimizers.kernels import Float32s, inlined
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -15,7 +16,7 @@ def scalars(spec: SGD, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     lr, weight_decay = row
     for i in range(w.size):
         g = gradient[i]

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from optimdpb.specs import SGDM
 
-from optimd_server.optimizers.kernels import Float32s, inlined, stepper
+from optimd_server.optimizers.kernels import Float32s, inlined
+from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -26,7 +27,7 @@ def scalars(spec: SGDM, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     lr, coupled, decoupled, momentum, share, ahead = row
     m = slots[0, start:stop]
     for i in range(w.size):

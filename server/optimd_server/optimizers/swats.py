@@ -18,7 +18,8 @@ import math
 import numpy as np
 from optimdpb.specs import SWATS
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, measurer, quotient, stepper
+from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, quotient
+from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
 
@@ -57,7 +58,7 @@ def remember(spec: SWATS, k: int, lr: float, memory: Memory, totals: Memory) -> 
 
 @inlined
 def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
-    """The rule on one tile; see kernels.stepper."""
+    """The rule on a run of elements; see loops.stepper."""
     sgd, keep1, take1, keep2, take2, rate, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     if sgd != 0:
@@ -86,7 +87,7 @@ def sums(
     scratch: Float32s,
     lanes: Float64s,
 ) -> tuple[float, float]:
-    """d.d and d.g of one piece; see kernels.measurer."""
+    """d.d and d.g of one piece; see loops.measurer."""
     _, keep1, take1, keep2, take2, rate, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
     d = scratch

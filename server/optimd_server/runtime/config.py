@@ -26,6 +26,8 @@ class ServerConfig:
     step_bytes_max: int = 2 * MIB
     # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update.
     inline_bytes_max: int = 64 * 1024
+    # Vectors up to here are updated by one thread: waking the others costs more than they save.
+    one_thread_bytes_max: int = 4 * MIB
     # More can never fit, whatever else runs here.
     parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     # A specification must fit a message of gRPC's default limit.

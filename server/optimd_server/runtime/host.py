@@ -55,9 +55,10 @@ class JobHost:
         self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
         self.ready = asyncio.Event()
         self._clock = clock
-        self._threads = threads
         self._on_fatal = on_fatal
         self._inline = self.shards.size_bytes <= config.inline_bytes_max
+        one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
+        self._run = threads.run_inline if one_thread else threads.run
         self._waiting: dict[tuple[str, int, int], set[asyncio.Future[Outcome]]] = {}
         self._slabs_still = asyncio.Lock()
         self._encoded: EncodedParameters | None = None
@@ -100,7 +101,7 @@ class JobHost:
 
     def _command(self, command: Prepare | Apply) -> None:
         if self._inline:
-            self.handle(self._carry_out(command, self._threads.run_inline))
+            self.handle(self._carry_out(command))
             return
         task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
         self._commands.add(task)
@@ -109,18 +110,16 @@ class JobHost:
     async def _carry_out_on_threads(self, command: Prepare | Apply) -> None:
         try:
             async with self._slabs_still:
-                event = await asyncio.to_thread(self._carry_out, command, self._threads.run)
+                event = await asyncio.to_thread(self._carry_out, command)
             self.handle(event)
         except Exception as error:  # the update may be half done: nothing of this job can be trusted any more
             log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=True)
             self._on_fatal(error)
 
-    def _carry_out(
-        self, command: Prepare | Apply, run: Callable[[Callable[[int, int], None]], None]
-    ) -> Prepared | Applied:
+    def _carry_out(self, command: Prepare | Apply) -> Prepared | Applied:
         if isinstance(command, Prepare):
-            return Prepared(command.step, self.shards.prepare(command, run))
-        self.shards.apply(command, run)
+            return Prepared(command.step, self.shards.prepare(command, self._run))
+        self.shards.apply(command, self._run)
         return Applied(command.step)
 
     async def wait_outcome(self, worker: str, epoch: int, seq: int, wait_s: float) -> Outcome | Pending | None:

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike
 from optimdpb.specs import JobSpec
 
 from optimd_server.core.effects import Apply, Prepare
@@ -34,10 +35,10 @@ class ShardGroup:
         """Where the initial parameters go."""
         return ChunkedVector([shard.parameters for shard in self.shards], self._chunk_bytes_max)
 
-    def stage(self, worker: str, epoch: int) -> StagedGradient:
-        """Start to stage a gradient; an unfinished one of the same epoch is closed."""
+    def stage(self, worker: str, epoch: int, dtype: DTypeLike = np.float32) -> StagedGradient:
+        """Start to stage a gradient, float32 or as uint16 bfloat16; an unfinished one of the same epoch is closed."""
         self._close(worker, epoch)
-        parts = [shard.stage(worker, epoch) for shard in self.shards]
+        parts = [shard.stage(worker, epoch, dtype) for shard in self.shards]
         staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
         self.staged[worker, epoch] = staged
         return staged

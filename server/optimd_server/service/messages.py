@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
+import numpy as np
 from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -74,8 +75,7 @@ def push_from_proto(host: JobHost, message: pb.PushHeader) -> Push:
     Raises Refused(LAYOUT_MISMATCH, UNSUPPORTED_ENCODING, PAYLOAD_SIZE_MISMATCH, MALFORMED_REQUEST).
     """
     check_layout(host, message.layout_digest)
-    check_encoding(message.encoding)
-    expected_bytes = host.shards.size_bytes
+    expected_bytes = host.spec.layout.elements * gradient_dtype(message.encoding).itemsize
     if message.payload_bytes != expected_bytes:
         text = f"expected payload_bytes {expected_bytes} for this layout, got {message.payload_bytes}"
         raise Refused("PAYLOAD_SIZE_MISMATCH", text, expected=expected_bytes, got=message.payload_bytes)
@@ -96,6 +96,14 @@ def check_layout(host: JobHost, digest: bytes) -> None:
     if digest != expected:
         text = f"expected layout digest {expected.hex()}, got {digest.hex() or 'none'}"
         raise Refused("LAYOUT_MISMATCH", text, expected=expected.hex(), got=digest.hex())
+
+
+def gradient_dtype(encoding: int) -> np.dtype[Any]:
+    """How the elements of a push are held; bfloat16 as uint16. Raises Refused(UNSUPPORTED_ENCODING)."""
+    if encoding == pb.ENCODING_BF16:
+        return np.dtype(np.uint16)
+    check_encoding(encoding)
+    return np.dtype(np.float32)
 
 
 def check_encoding(encoding: int) -> None:

@@ -25,6 +25,7 @@ from optimd_server.service.messages import (
     check_encoding,
     check_layout,
     checked_name,
+    gradient_dtype,
     header,
     lease_ms,
     limits,
@@ -105,7 +106,7 @@ class WorkerService:
         self, host: JobHost, push: Push, first: pb.PushRequest, requests: AsyncIterator[pb.PushRequest]
     ) -> None:
         """Stage the payload and commit it. A stream that breaks or is refused leaves nothing committed."""
-        staged = host.shards.stage(push.worker, push.epoch)
+        staged = host.shards.stage(push.worker, push.epoch, gradient_dtype(first.header.encoding))
         request: pb.PushRequest | None = first
         while request is not None:
             staged.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
@@ -129,7 +130,7 @@ class WorkerService:
             )
         push = push_from_proto(host, message)
         if not _settled(host.handle(PushOffered(push))):
-            staged = host.shards.stage(push.worker, push.epoch)
+            staged = host.shards.stage(push.worker, push.epoch, gradient_dtype(message.encoding))
             staged.write(0, request.data, request.crc32c if request.HasField("crc32c") else None)
             staged.check_complete()
             host.handle(PushCommitted(push, staged.magnitude_max))

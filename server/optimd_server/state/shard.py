@@ -8,17 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 from optimdpb.errors import Refused
 from optimdpb.specs import Layout
 
 from optimd_server.core.effects import Apply, Contribution, Prepare
 from optimd_server.optimizers import NO_ROW, Plan
-from optimd_server.optimizers.kernels import TILE_ELEMENTS, Float32s, Float64s, UInt64s, piece_squares, reduce_blocks
+from optimd_server.optimizers.gradients import FLOAT32_BYTES, Sources, reduce_blocks
+from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
+from optimd_server.optimizers.loops import piece_squares
 from optimd_server.state.pieces import Int64s, blocks_of, piece_bounds, runs_of
 
+# What a worker sent: float32, or bfloat16 as uint16.
+Gradient = NDArray[np.float32] | NDArray[np.uint16]
 # Runs work(thread, threads) on every thread of the runtime and waits for all.
 RunOnThreads = Callable[[Callable[[int, int], None]], None]
-Sources = tuple[UInt64s, Float32s]
 
 
 class Shard:
@@ -40,8 +44,8 @@ class Shard:
         span = self.element_start, self.element_stop
         self._blocks = blocks_of(runs_of(layout, plan.tensor_rows), *span)
         self._buffer_blocks = blocks_of(runs_of(layout, [0 if b else NO_ROW for b in plan.buffers]), *span)
-        self._scratch = np.empty((threads_max, 2, TILE_ELEMENTS), np.float32)
-        self._staged: dict[tuple[str, int], Float32s] = {}
+        self._scratch = np.empty((threads_max, BLOCK_ELEMENTS), np.float32)
+        self._staged: dict[tuple[str, int], Gradient] = {}
         self._free: list[Float32s] = []
         self._reduced: Float32s | None = None
         self._reduced_step = -1
@@ -56,23 +60,26 @@ class Shard:
         """Parameters, then each slot: the slabs themselves."""
         return self.parameters, *self.slots
 
-    def stage(self, worker: str, epoch: int) -> Float32s:
-        """The buffer for this epoch's gradient over the shard, valid until drop(). Its contents are undefined."""
-        buffer = self._staged.get((worker, epoch))
-        if buffer is None:
-            buffer = self._free.pop() if self._free else np.empty(self.elements, np.float32)
-            self._staged[worker, epoch] = buffer
-        return buffer
+    def stage(self, worker: str, epoch: int, dtype: DTypeLike = np.float32) -> Gradient:
+        """The buffer for this epoch's gradient over the shard, valid until drop(). Its contents are undefined.
+
+        dtype: float32, or uint16 for bfloat16. Staging again gives the same memory.
+        """
+        self.drop(worker, epoch)
+        whole = self._free.pop() if self._free else np.empty(self.elements, np.float32)
+        self._staged[worker, epoch] = whole.view(dtype)[: self.elements]
+        return self._staged[worker, epoch]
 
     def drop(self, worker: str, epoch: int) -> None:
         """Take the epoch's buffer back. Dropping nothing is harmless."""
         buffer = self._staged.pop((worker, epoch), None)
         if buffer is not None:
-            self._free.append(buffer)
+            assert isinstance(buffer.base, np.ndarray)
+            self._free.append(buffer.base)
 
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
         """Sums over each piece, (1 or 2, piece): squares of the reduced gradient, or the rule's own sums."""
-        addresses, scales = self._reduce(command, run)
+        sources = self._reduce(command, run)
         measure, scalars, limits = self.rule.measure, command.scalars, command.limits
         pieces, rows, count = self._pieces, self._piece_rows, len(self._pieces) - 1
         sums = np.zeros((1 if scalars is None else 2, count), np.float64)
@@ -80,11 +87,11 @@ class Shard:
         def work(thread: int, threads: int) -> None:
             first, last, scratch = count * thread // threads, count * (thread + 1) // threads, self._scratch[thread]
             if scalars is None:
-                piece_squares(addresses, scales, pieces, first, last, scratch[0], sums[0])
+                piece_squares(*sources, pieces, first, last, scratch, sums[0])
             else:
                 assert measure is not None, f"{self.rule.spec_class.__name__} has nothing to measure"
                 slabs = self.parameters, self.slots
-                measure(*slabs, addresses, scales, limits, pieces, rows, first, last, scratch, scalars, sums)
+                measure(*slabs, *sources, limits, pieces, rows, first, last, scratch, scalars, sums)
 
         run(work)
         return sums
@@ -95,13 +102,13 @@ class Shard:
         if self.step == step + 1:
             return
         assert self.step == step, f"apply({step}) on a shard at step {self.step}"
-        addresses, scales = self._sources(command)
+        sources = self._sources(command)
         buffers = self._staged_sources([(part, part.share) for part in command.contributions])
 
         def update(thread: int, threads: int) -> None:
-            turn, scratch = (thread, threads), self._scratch[thread, 0]
+            turn, scratch = (thread, threads), self._scratch[thread]
             slabs = self.parameters, self.slots
-            self.rule.step(*slabs, addresses, scales, command.limits, self._blocks, *turn, scratch, command.scalars)
+            self.rule.step(*slabs, *sources, command.limits, self._blocks, *turn, scratch, command.scalars)
             reduce_blocks(self.parameters, *buffers, self._buffer_blocks, *turn, scratch)
 
         run(update)
@@ -115,13 +122,13 @@ class Shard:
 
     def _reduce(self, command: Prepare, run: RunOnThreads) -> Sources:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""
-        addresses, scales = self._sources(command)  # of a second prepare() it is the reduction itself
-        if len(scales) == 1 and scales[0] == 1.0:
-            return addresses, scales
+        sources = self._sources(command)  # of a second prepare() it is the reduction itself
+        if sources.scales.tolist() == [1.0] and sources.item_bytes[0] == FLOAT32_BYTES:
+            return sources
         reduced = self._reduced = np.empty(self.elements, np.float32) if self._reduced is None else self._reduced
 
         def work(thread: int, threads: int) -> None:
-            reduce_blocks(reduced, addresses, scales, self._blocks, thread, threads, self._scratch[thread, 0])
+            reduce_blocks(reduced, *sources, self._blocks, thread, threads, self._scratch[thread])
 
         run(work)
         self._reduced_step = command.step
@@ -130,13 +137,17 @@ class Shard:
     def _sources(self, command: Prepare | Apply) -> Sources:
         """What the gradient of a step is read from: its reduction if there is one, else what is staged."""
         if self._reduced_step == command.step and self._reduced is not None:
-            return np.array([self._reduced.ctypes.data], np.uint64), np.ones(1, np.float32)
+            return _sources_of([self._reduced], [1.0])
         return self._staged_sources([(part, part.scale) for part in command.contributions])
 
     def _staged_sources(self, parts: Sequence[tuple[Contribution, float]]) -> Sources:
         missing = [part.worker for part, _ in parts if (part.worker, part.epoch) not in self._staged]
         if missing:
             raise Refused("INTERNAL", f"staged gradients of {', '.join(missing)} are gone")
-        buffers = [self._staged[part.worker, part.epoch] for part, _ in parts]
-        addresses = np.array([buffer.ctypes.data for buffer in buffers], np.uint64)
-        return addresses, np.array([scale for _, scale in parts], np.float32)
+        return _sources_of([self._staged[part.worker, part.epoch] for part, _ in parts], [scale for _, scale in parts])
+
+
+def _sources_of(buffers: Sequence[Gradient], scales: Sequence[float]) -> Sources:
+    # ndarray.ctypes would leave a reference cycle behind for every call.
+    addresses = np.array([buffer.__array_interface__["data"][0] for buffer in buffers], np.uint64)
+    return Sources(addresses, np.array(scales, np.float32), np.array([buffer.itemsize for buffer in buffers], np.int64))

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
-from optimdpb.specs.layout import ELEMENT_BYTES
 
-from optimd_server.optimizers.kernels import Float32s, magnitude_max
+from optimd_server.optimizers.kernels import magnitude_max
+from optimd_server.state.shard import Gradient
 
 
 class ChunkedVector:
-    """A flat float32 vector that arrives as chunks of bytes, in order, into consecutive destination arrays.
+    """A flat vector that arrives as chunks of bytes, in order, into consecutive destination arrays of one dtype.
 
     Writes into `parts`, which it does not own. `magnitude_max` is the largest |element| so far, infinity if one is not
     finite. A refused chunk changes nothing but bytes past the ones received so far.
     """
 
-    def __init__(self, parts: Sequence[Float32s], chunk_bytes_max: int) -> None:
+    def __init__(self, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
         self._parts = [part for part in parts if part.size]
         self._chunk_bytes_max = chunk_bytes_max
+        self._item_bytes = self._parts[0].itemsize if self._parts else 1
         self.payload_bytes = sum(part.nbytes for part in self._parts)
         self.received_bytes = 0
         self.magnitude_max = 0.0
@@ -45,8 +45,8 @@ class ChunkedVector:
             room = part.nbytes - self._part_bytes
             count = min(room, source.size)
             part.view(np.uint8)[self._part_bytes : self._part_bytes + count] = source[:count]
-            first = self._part_bytes // ELEMENT_BYTES
-            self.magnitude_max = max(self.magnitude_max, magnitude_max(part[first : first + count // ELEMENT_BYTES]))
+            first = self._part_bytes // self._item_bytes
+            self.magnitude_max = max(self.magnitude_max, magnitude_max(part[first : first + count // self._item_bytes]))
             source = source[count:]
             self._part_bytes += count
             if self._part_bytes == part.nbytes:
@@ -62,8 +62,8 @@ class ChunkedVector:
         if offset_bytes != self.received_bytes:
             message = f"expected the chunk at byte {self.received_bytes}, got the one at byte {offset_bytes}"
             raise Refused("CHUNK_OUT_OF_ORDER", message, expected=self.received_bytes, got=offset_bytes)
-        if len(data) > self._chunk_bytes_max or len(data) % ELEMENT_BYTES:
-            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {ELEMENT_BYTES}"
+        if len(data) > self._chunk_bytes_max or len(data) % self._item_bytes:
+            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {self._item_bytes}"
             raise Refused(
                 "CHUNK_OUT_OF_ORDER",
                 f"expected a chunk of {expected}, got {len(data)}",
@@ -82,7 +82,7 @@ class ChunkedVector:
 class StagedGradient(ChunkedVector):
     """A push's payload. Closed when another attempt, a newer epoch or the end of its lease takes its place."""
 
-    def __init__(self, worker: str, epoch: int, parts: Sequence[NDArray[np.float32]], chunk_bytes_max: int) -> None:
+    def __init__(self, worker: str, epoch: int, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
         super().__init__(parts, chunk_bytes_max)
         self.worker = worker
         self.epoch = epoch

@@ -1,0 +1,193 @@
+"""Reading the staged gradients of a round in place: their weighted sum, clipped, a run of elements at a time.
+
+acc = s_0 g_0; acc = acc + s_i g_i; every operation rounded to float32. Several gradients are read in one loop where
+that keeps this order: what is saved is traffic between the core and its cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+from numpy.typing import NDArray
+
+from optimd_server.optimizers.kernels import Float32s, Int64s, kernel
+
+UInt64s = NDArray[np.uint64]
+
+FLOAT32_BYTES = 4
+BFLOAT16_BYTES = 2
+
+
+class Sources(NamedTuple):
+    """The gradients of a round, in order: address of the shard's first element, s_i, bytes of an element.
+
+    4 bytes are float32, 2 are bfloat16, the upper half of a float32. The memory is the caller's, who keeps it alive.
+    Kernels called from Python take the three fields instead: numba is slow to recognise a named tuple.
+    """
+
+    addresses: UInt64s
+    scales: Float32s
+    item_bytes: Int64s
+
+
+@intrinsic
+def _pointer(_typing_context: Any, address: Any) -> Any:
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(address), generate
+
+
+def float32_view(address: int, count: int) -> Float32s:
+    """The `count` float32 at a memory address."""
+    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float)), (count,))
+
+
+def uint16_view(address: int, count: int) -> NDArray[np.uint16]:
+    """The `count` uint16 at a memory address."""
+    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_uint16)), (count,))
+
+
+@overload(float32_view)
+def _float32_view_compiled(address: Any, count: Any) -> Any:
+    def view(address: Any, count: Any) -> Any:
+        return numba.carray(_pointer(address), count, np.float32)  # type: ignore[attr-defined,call-arg]
+
+    return view
+
+
+@overload(uint16_view)
+def _uint16_view_compiled(address: Any, count: Any) -> Any:
+    def view(address: Any, count: Any) -> Any:
+        return numba.carray(_pointer(address), count, np.uint16)  # type: ignore[attr-defined,call-arg]
+
+    return view
+
+
+@kernel
+def _float32_at(sources: Sources, k: int, start: int, count: int) -> Float32s:
+    return float32_view(sources.addresses[k] + np.uint64(start * FLOAT32_BYTES), count)
+
+
+@kernel
+def _set_one(acc: Float32s, sources: Sources, start: int) -> None:
+    """acc = s_0 g_0."""
+    scale = sources.scales[0]
+    if sources.item_bytes[0] == BFLOAT16_BYTES:
+        halves = uint16_view(sources.addresses[0] + np.uint64(start * BFLOAT16_BYTES), acc.size)
+        for i in range(acc.size):
+            acc[i] = scale * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
+    else:
+        gradient = _float32_at(sources, 0, start, acc.size)
+        for i in range(acc.size):
+            acc[i] = scale * gradient[i]
+
+
+@kernel
+def _add_one(acc: Float32s, sources: Sources, k: int, start: int) -> None:
+    """acc = acc + s_k g_k."""
+    scale = sources.scales[k]
+    if sources.item_bytes[k] == BFLOAT16_BYTES:
+        halves = uint16_view(sources.addresses[k] + np.uint64(start * BFLOAT16_BYTES), acc.size)
+        for i in range(acc.size):
+            acc[i] = acc[i] + scale * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
+    else:
+        gradient = _float32_at(sources, k, start, acc.size)
+        for i in range(acc.size):
+            acc[i] = acc[i] + scale * gradient[i]
+
+
+@kernel
+def _set_two(acc: Float32s, sources: Sources, start: int) -> None:
+    """_set_one(), then _add_one() of g_1, for float32."""
+    a, b = _float32_at(sources, 0, start, acc.size), _float32_at(sources, 1, start, acc.size)
+    s, t = sources.scales[0], sources.scales[1]
+    for i in range(acc.size):
+        acc[i] = s * a[i] + t * b[i]
+
+
+@kernel
+def _set_four(acc: Float32s, sources: Sources, start: int) -> None:
+    """_set_one(), then _add_one() of g_1 to g_3, for float32."""
+    a, b = _float32_at(sources, 0, start, acc.size), _float32_at(sources, 1, start, acc.size)
+    c, d = _float32_at(sources, 2, start, acc.size), _float32_at(sources, 3, start, acc.size)
+    s, t, u, v = sources.scales[0], sources.scales[1], sources.scales[2], sources.scales[3]
+    for i in range(acc.size):
+        acc[i] = ((s * a[i] + t * b[i]) + u * c[i]) + v * d[i]
+
+
+@kernel
+def _add_four(acc: Float32s, sources: Sources, k: int, start: int) -> None:
+    """_add_one() of g_k to g_{k+3}, for float32."""
+    a, b = _float32_at(sources, k, start, acc.size), _float32_at(sources, k + 1, start, acc.size)
+    c, d = _float32_at(sources, k + 2, start, acc.size), _float32_at(sources, k + 3, start, acc.size)
+    s, t, u, v = sources.scales[k], sources.scales[k + 1], sources.scales[k + 2], sources.scales[k + 3]
+    for i in range(acc.size):
+        acc[i] = (((acc[i] + s * a[i]) + t * b[i]) + u * c[i]) + v * d[i]
+
+
+@kernel
+def summed(sources: Sources, start: int, stop: int, scratch: Float32s) -> Float32s:
+    """The sum over elements start to stop of the shard.
+
+    Returns the gradient itself where the arithmetic would not change it, else a view of `scratch`.
+    """
+    count, total = stop - start, sources.addresses.size
+    if total == 1 and sources.scales[0] == np.float32(1.0) and sources.item_bytes[0] == FLOAT32_BYTES:
+        return _float32_at(sources, 0, start, count)
+    acc = scratch[:count]
+    wide = True
+    for k in range(total):
+        wide = wide and sources.item_bytes[k] == FLOAT32_BYTES
+    if wide and total >= 4:
+        _set_four(acc, sources, start)
+        done = 4
+    elif wide and total >= 2:
+        _set_two(acc, sources, start)
+        done = 2
+    else:
+        _set_one(acc, sources, start)
+        done = 1
+    while wide and done + 4 <= total:
+        _add_four(acc, sources, done, start)
+        done += 4
+    for k in range(done, total):
+        _add_one(acc, sources, k, start)
+    return acc
+
+
+@kernel
+def clipped(sources: Sources, limit: Float32s, start: int, stop: int, scratch: Float32s) -> Float32s:
+    """summed(), then times limit[0], the clip factor, then cut to [-limit[1], limit[1]]."""
+    gradient = summed(sources, start, stop, scratch)
+    factor, bound = limit[0], limit[1]
+    if factor == np.float32(1.0) and bound == np.float32(np.inf):
+        return gradient
+    smaller = scratch[: stop - start]
+    for i in range(stop - start):
+        smaller[i] = min(max(factor * gradient[i], -bound), bound)
+    return smaller
+
+
+@kernel
+def reduce_blocks(
+    reduced: Float32s,
+    addresses: UInt64s,
+    scales: Float32s,
+    item_bytes: Int64s,
+    blocks: Int64s,
+    first_block: int,
+    stride: int,
+    scratch: Float32s,
+) -> None:
+    """Write the sum over every stride-th block, from first_block on, into `reduced`."""
+    sources = Sources(addresses, scales, item_bytes)
+    for block in range(first_block, blocks.shape[0], stride):
+        start, stop = blocks[block, 0], blocks[block, 1]
+        reduced[start:stop] = summed(sources, start, stop, scratch)

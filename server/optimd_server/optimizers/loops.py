@@ -1,0 +1,99 @@
+"""From a rule's arithmetic on a run of elements to the kernels that the runtime calls.
+
+All kernels are serial, hold no lock and release the GIL; the runtime gives each of its threads every stride-th block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from optimd_server.optimizers.gradients import Sources, UInt64s, clipped, summed
+from optimd_server.optimizers.kernels import LANES, PIECE_ELEMENTS, Float32s, Float64s, Int64s, kernel, lane_dot
+
+
+@kernel
+def piece_squares(
+    addresses: UInt64s,
+    scales: Float32s,
+    item_bytes: Int64s,
+    pieces: Int64s,
+    first: int,
+    last: int,
+    scratch: Float32s,
+    sums: Float64s,
+) -> None:
+    """sums[p] = sum of squares of the reduced gradient over piece p = pieces[p] to pieces[p + 1], first <= p < last."""
+    sources = Sources(addresses, scales, item_bytes)
+    lanes = np.zeros(LANES, np.float64)
+    for piece in range(first, last):
+        gradient = summed(sources, pieces[piece], pieces[piece + 1], scratch)
+        sums[piece] = lane_dot(gradient, gradient, lanes)
+
+
+def stepper(update: Callable[..., None]) -> Callable[..., None]:
+    """The kernel Rule.step of a rule that is given block by block.
+
+    update(w, gradient, slots, start, stop, row): changes w, elements start to stop of the parameters, and
+    slots[:, start:stop] in place, in one pass; gradient is reduced and clipped, row holds the scalars.
+    """
+
+    @kernel
+    def step(
+        parameters: Float32s,
+        slots: Float32s,
+        addresses: UInt64s,
+        scales: Float32s,
+        item_bytes: Int64s,
+        limits: Float32s,
+        blocks: Int64s,
+        first_block: int,
+        stride: int,
+        scratch: Float32s,
+        scalars: Float32s,
+    ) -> None:
+        sources = Sources(addresses, scales, item_bytes)
+        for block in range(first_block, blocks.shape[0], stride):
+            start, stop, row = blocks[block]
+            gradient = clipped(sources, limits[row], start, stop, scratch)
+            update(parameters[start:stop], gradient, slots, start, stop, scalars[row])
+
+    return step
+
+
+def measurer(sums_of: Callable[..., tuple[float, float]]) -> Callable[..., None]:
+    """The kernel Rule.measure of a rule that is given piece by piece.
+
+    sums_of(w, gradient, slots, start, stop, row, scratch, lanes): its two sums; changes scratch and lanes alone.
+    """
+
+    @kernel
+    def measure(
+        parameters: Float32s,
+        slots: Float32s,
+        addresses: UInt64s,
+        scales: Float32s,
+        item_bytes: Int64s,
+        limits: Float32s,
+        pieces: Int64s,
+        rows: Int64s,
+        first: int,
+        last: int,
+        scratch: Float32s,
+        scalars: Float32s,
+        sums: Float64s,
+    ) -> None:
+        sources = Sources(addresses, scales, item_bytes)
+        lanes = np.zeros(LANES, np.float64)
+        for piece in range(first, last):
+            row = rows[piece]
+            if row < 0:
+                continue
+            start, stop = pieces[piece], pieces[piece + 1]
+            gradient = clipped(sources, limits[row], start, stop, scratch)
+            own = scratch[PIECE_ELEMENTS : PIECE_ELEMENTS + stop - start]
+            found = sums_of(parameters[start:stop], gradient, slots, start, stop, scalars[row], own, lanes)
+            sums[0, piece], sums[1, piece] = found
+
+    return measure
