@@ -31,10 +31,40 @@ def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, step
     assert f"picture: {picture}\n" in run.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--workers", "0"], ["--workers", "65"], ["--steps", "0"], ["--optimizer", "magic"], ["--worker", "4"]],
-)
+def test_it_compares_rules_from_the_same_start(tmp_path: Path) -> None:
+    rules = ["adam", "sgdm", "amsgrad", "swats"]
+    run = demo(tmp_path, "--compare", ",".join(rules), "--steps", "250", "--json", "facts.json", "--plot", "c.png")
+    assert run.returncode == 0, run.stderr
+    facts = json.loads((tmp_path / "facts.json").read_text())
+    assert [fact["optimizer"] for fact in facts] == rules
+    assert all(fact["accuracy"] >= 0.93 and fact["global_step"] == 250 for fact in facts)
+    assert (tmp_path / "c.png").read_bytes().startswith(PNG)
+    for rule in rules:
+        assert any(rule in line and "250" in line for line in run.stdout.splitlines()), run.stdout
+
+
+def test_every_rule_of_the_demo_is_served() -> None:
+    from optimd.demo.rules import RULES, optimizer_of
+    from optimd_server.optimizers import RULES as SERVED
+
+    classes = {type(optimizer_of(name, 100)) for name in RULES}
+    assert classes == {rule.spec_class for rule in SERVED}
+
+
+WRONG = [
+    ["--workers", "0"],
+    ["--workers", "65"],
+    ["--steps", "0"],
+    ["--optimizer", "magic"],
+    ["--worker", "4"],
+    ["--compare", "adam,magic"],
+    ["--compare", "adam,adam"],
+    ["--compare", ""],
+    ["--compare", "sgd", "--optimizer", "sgd"],
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
 def test_wrong_usage(tmp_path: Path, arguments: list[str]) -> None:
     run = demo(tmp_path, *arguments)
     assert run.returncode == 2

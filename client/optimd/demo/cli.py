@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from optimdpb.specs import SGD, SGDM, Adam, Cosine, Optimizer, Warmup
+from optimd.demo.rules import RULES, optimizer_of
+
+if TYPE_CHECKING:
+    from optimd.demo.run import Outcome
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-# Peak learning rates that train the digits well within the default number of steps.
-_LR_MAX = {"adam": 3e-3, "sgdm": 0.1, "sgd": 0.5}
 
 
 def main(argv: list[str]) -> int:
@@ -25,37 +27,54 @@ def main(argv: list[str]) -> int:
     except ImportError as error:
         print(f"optimd demo: {error}: pip install 'optimd[demo]'", file=sys.stderr)
         return EXIT_FAILED
-    title = f"digits: {options.workers} Ray workers, {options.optimizer}, {options.steps} steps"
+    names = options.compare or [options.optimizer]
+    title = f"digits: {options.workers} Ray workers, {', '.join(names)}, {options.steps} steps"
+    outcomes: dict[str, Outcome] = {}
     try:
-        with screen.Screen(title, options.steps) as shown:
-            outcome = run.run(options.workers, _optimizer(options.optimizer, options.steps), options.steps, shown.show)
+        with screen.Screen(title, options.steps) as shown, run.server_for(options.workers) as server:
+            for name in names:
+                shown.begin(name)
+                optimizer = optimizer_of(name, options.steps)
+                outcomes[name] = run.train(server, name, options.workers, optimizer, options.steps, shown.show)
     except KeyboardInterrupt:
         print("optimd demo: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
         print(f"optimd demo: {type(error).__name__}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    plot.draw(outcome, title, options.plot)
-    facts = {
+    facts = {name: _facts(name, options.workers, outcome) for name, outcome in outcomes.items()}
+    if options.compare:
+        plot.draw_comparison(outcomes, title, options.plot)
+        screen.print_comparison(facts, options.plot.resolve())
+    else:
+        plot.draw(outcomes[names[0]], title, options.plot)
+        screen.print_facts(facts[names[0]], options.plot.resolve())
+    if options.json:
+        shown_facts: object = list(facts.values()) if options.compare else facts[names[0]]
+        options.json.write_text(json.dumps(shown_facts, indent=2) + "\n")
+    finished = all(outcome.global_step == options.steps for outcome in outcomes.values())
+    return EXIT_OK if finished else EXIT_FAILED
+
+
+def _facts(name: str, workers: int, outcome: Outcome) -> dict[str, Any]:
+    return {
         "accuracy": round(outcome.accuracy, 4),
         "global_step": outcome.global_step,
         "seconds": round(outcome.seconds, 3),
         "steps_per_s": round(outcome.steps_per_s, 1),
-        "workers": options.workers,
-        "optimizer": options.optimizer,
+        "workers": workers,
+        "optimizer": name,
     }
-    if options.json:
-        options.json.write_text(json.dumps(facts, indent=2) + "\n")
-    screen.print_facts(facts, options.plot.resolve())
-    return EXIT_OK if outcome.global_step == options.steps else EXIT_FAILED
 
 
-def _optimizer(name: str, steps: int) -> Optimizer:
-    """The rule with a warm-up over a twentieth of the steps and half a cosine."""
-    peak = _LR_MAX[name]
-    schedule = Warmup(Cosine(lr_max=peak, lr_min=peak / 100, steps=steps), steps=max(1, steps // 20))
-    rules: dict[str, type[Optimizer]] = {"adam": Adam, "sgdm": SGDM, "sgd": SGD}
-    return rules[name](schedule)
+def _rules(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in RULES:
+            raise argparse.ArgumentTypeError(f"expected rules of {', '.join(RULES)}, got {name!r}")
+    if len(set(names)) != len(names):
+        raise argparse.ArgumentTypeError(f"expected each rule once, got {text}")
+    return names
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="optimd demo", description="Train digits with Ray workers on a local cluster.", allow_abbrev=False
     )
     parser.add_argument("--workers", type=int, default=4, metavar="N")
-    parser.add_argument("--optimizer", choices=sorted(_LR_MAX), default="adam")
+    rules = parser.add_mutually_exclusive_group()
+    rules.add_argument("--optimizer", choices=list(RULES), default="adam", metavar="RULE", help=", ".join(RULES))
+    rules.add_argument("--compare", type=_rules, metavar="RULE,RULE,...", help="train each from the same start")
     parser.add_argument("--steps", type=int, default=600, metavar="N")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the facts of the run here")
     parser.add_argument("--plot", type=Path, default=Path("optimd-demo.png"), metavar="FILE", help="the picture")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from optimdpb.specs import Optimizer
 
 import optimd.ray
 from optimd.demo import data, mlp
-from optimd.demo.worker import JOB, Point, train
+from optimd.demo.worker import Point, work_on
 from optimd.results import JobStatus
 from optimd.worker import Worker
 
@@ -42,8 +43,9 @@ class Outcome:
         return self.global_step / self.seconds
 
 
-def run(workers: int, optimizer: Optimizer, steps: int, show: Callable[[JobStatus], None]) -> Outcome:
-    """Train on a local Ray cluster that lives as long as the run. Calls show() with the job's status now and then."""
+@contextlib.contextmanager
+def server_for(workers: int) -> Iterator[optimd.ray.ServerHandle]:
+    """A local Ray cluster with room for the workers, and a server on it; both end with the context."""
     ray.init(
         num_cpus=workers + 1,
         include_dashboard=False,
@@ -54,31 +56,34 @@ def run(workers: int, optimizer: Optimizer, steps: int, show: Callable[[JobStatu
     try:
         server = optimd.ray.start(threads=len(os.sched_getaffinity(0)))
         try:
-            return _run(server, workers, optimizer, steps, show)
+            yield server
         finally:
             server.stop()
     finally:
         ray.shutdown()
 
 
-def _run(
+def train(
     server: optimd.ray.ServerHandle,
+    job: str,
     workers: int,
     optimizer: Optimizer,
     steps: int,
     show: Callable[[JobStatus], None],
 ) -> Outcome:
+    """Train one job to its end; every job starts alike. Calls show() with the job's status now and then."""
+
     @ray.remote(num_cpus=1, max_retries=0)
     def work(index: int) -> tuple[float, float, list[Point]]:
         started_s = time.time()
-        with server.connect(job=JOB, worker=f"w{index}") as worker:
-            history = train(worker, index, workers, optimizer, steps)
+        with server.connect(job=job, worker=f"w{index}") as worker:
+            history = work_on(worker, index, workers, optimizer, steps)
         return started_s, time.time(), history
 
     pending = [work.remote(index) for index in range(workers)]
     digits = data.load()
     accuracies: list[tuple[int, float]] = []
-    with server.connect(job=JOB, observer=True) as observer:
+    with server.connect(job=job, observer=True) as observer:
         results = list(pending)
         while pending:
             done, pending = ray.wait(pending, num_returns=len(pending), timeout=WATCH_INTERVAL_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,6 +27,7 @@ class Screen:
         )
         self._title = title
         self._task = self._progress.add_task("starting Ray", total=steps, loss="-", lr="-", rate="-")
+        self._name = ""
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Screen:
@@ -38,6 +40,11 @@ class Screen:
     ) -> None:
         self._progress.stop()
 
+    def begin(self, name: str) -> None:
+        """The rule of this name trains next."""
+        self._name, self._first = name, None
+        self._progress.update(self._task, description=f"{name}: starting", completed=0, loss="-", lr="-", rate="-")
+
     def show(self, status: JobStatus) -> None:
         """Redraw the line."""
         now_s = time.monotonic()
@@ -48,7 +55,7 @@ class Screen:
             rate = f"{(status.global_step - self._first[0]) / (now_s - self._first[1]):.0f}"
         self._progress.update(
             self._task,
-            description="training",
+            description=self._name,
             completed=status.global_step,
             loss="-" if status.loss is None else f"{status.loss:.4f}",
             lr="-" if status.learning_rate is None else f"{status.learning_rate:.2e}",
@@ -56,11 +63,25 @@ class Screen:
         )
 
 
-def print_facts(facts: dict[str, object], picture: Path) -> None:
+def print_facts(facts: dict[str, Any], picture: Path) -> None:
     """The facts of the run, one to a row, and where the picture is, on a line that no terminal cuts."""
     table = Table(show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
+    _print(table, picture)
+
+
+def print_comparison(facts: dict[str, dict[str, Any]], picture: Path) -> None:
+    """One row for each rule, the best accuracy first."""
+    table = Table("rule", "accuracy", "global step", "seconds", "steps/s")
+    for name, of in sorted(facts.items(), key=lambda entry: -entry[1]["accuracy"]):
+        table.add_row(
+            name, f"{of['accuracy']:.4f}", *(str(of[key]) for key in ("global_step", "seconds", "steps_per_s"))
+        )
+    _print(table, picture)
+
+
+def _print(table: Table, picture: Path) -> None:
     console = Console()
     console.print(table)
     console.print(f"picture: {picture}", soft_wrap=True, highlight=False)

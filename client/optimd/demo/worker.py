@@ -10,7 +10,6 @@ from optimdpb.specs import Optimizer
 import optimd
 from optimd.demo import data, mlp
 
-JOB = "digits"
 BATCH = 32
 
 
@@ -23,7 +22,7 @@ class Point:
     learning_rate: float
 
 
-def train(worker: optimd.Worker, index: int, workers: int, optimizer: Optimizer, steps: int) -> list[Point]:
+def work_on(worker: optimd.Worker, index: int, workers: int, optimizer: Optimizer, steps: int) -> list[Point]:
     """Train until the job has made its steps. Returns this worker's history."""
     digits = data.load()
     rng = np.random.default_rng(index)

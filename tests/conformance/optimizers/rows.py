@@ -282,6 +282,12 @@ ROWS = (
     ),
     Row("swats", equations.swats, Tuned(specs.SWATS, 0.1, 0.1), lambda rng: specs.SWATS(_lr(rng), **_betas(rng))),
     Row(
+        "swats_switched",
+        equations.swats,
+        Tuned(lambda lr: specs.SWATS(lr, switch_tolerance=1e-12), 0.1, 0.1),
+        lambda rng: specs.SWATS(_lr(rng), **_betas(rng), switch_tolerance=log_uniform(rng, -5, -3)),
+    ),
+    Row(
         "lion",
         equations.lion,
         Tuned(specs.Lion, 0.01, 0.01),
