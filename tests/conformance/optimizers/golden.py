@@ -20,18 +20,19 @@ from tests.conformance.optimizers.rows import ROWS, Row
 PATH = Path(__file__).with_name("golden.json")
 ELEMENTS = 5
 CHECKPOINTS = (1, 2, 10, 100, 300)
+SETS = 3
 
 
-def inputs(row: Row) -> tuple[Any, Float32s, list[Float32s]]:
-    """Specification, start and gradients of a row's trajectory."""
-    rng = np.random.default_rng([7, *row.name.encode()])
+def inputs(row: Row, number: int) -> tuple[Any, Float32s, list[Float32s]]:
+    """Specification, start and gradients of one of a row's trajectories."""
+    rng = np.random.default_rng([7, number, *row.name.encode()])
     spec, start = row.draw(rng), rng.standard_normal(ELEMENTS).astype(np.float32)
     return spec, start, gradients_of(rng, CHECKPOINTS[-1], ELEMENTS)
 
 
-def trajectory(row: Row) -> dict[str, Any]:
+def trajectory(row: Row, number: int) -> dict[str, Any]:
     """Who computed it, and the parameters after each checkpoint's number of updates."""
-    spec, start, gradients = inputs(row)
+    spec, start, gradients = inputs(row, number)
     library = (row.torch and f"torch {row.torch[0]}") or (row.optax and f"optax {row.optax[0]}")
 
     def after(count: int) -> NDArray[np.float64]:
@@ -48,7 +49,7 @@ def trajectory(row: Row) -> dict[str, Any]:
 def main() -> None:
     """Write the file."""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "optax", "jax", "numpy")}
-    rules = {row.name: trajectory(row) for row in ROWS}
+    rules = {row.name: [trajectory(row, number) for number in range(SETS)] for row in ROWS}
     PATH.write_text(json.dumps({"versions": versions, "rules": rules}, indent=1) + "\n")
 
 

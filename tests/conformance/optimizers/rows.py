@@ -66,7 +66,7 @@ def _lr(rng: Rng) -> float:
 
 
 def _betas(rng: Rng) -> dict[str, float]:
-    return {"beta1": rng.uniform(0, 0.99), "beta2": 1 - log_uniform(rng, -4, -0.5), "eps": log_uniform(rng, -10, -4)}
+    return {"beta1": rng.uniform(0, 0.99), "beta2": 1 - log_uniform(rng, -4, -0.5), "eps": log_uniform(rng, -10, -2)}
 
 
 def _draw_sgd(rng: Rng) -> Optimizer:
@@ -88,7 +88,7 @@ def _draw_form(form: str) -> Callable[[Rng], Optimizer]:
 
 def _draw_rmsprop(rng: Rng) -> Optimizer:
     alpha, momentum = 1 - log_uniform(rng, -3, -0.5), float(rng.choice([0.0, rng.uniform(0, 0.95)]))
-    return specs.RMSProp(_lr(rng), alpha, log_uniform(rng, -8, -4), momentum=momentum)
+    return specs.RMSProp(_lr(rng), alpha, log_uniform(rng, -8, -2), momentum=momentum)
 
 
 def _draw_centered(rng: Rng) -> Optimizer:
@@ -168,7 +168,7 @@ ROWS = (
         equations.adagrad,
         Tuned(specs.Adagrad, 1.0, 1.0),
         lambda rng: specs.Adagrad(
-            log_uniform(rng, -3, -1), log_uniform(rng, -10, -5), float(rng.choice([0.0, rng.uniform()])), _decay(rng)
+            log_uniform(rng, -3, -1), log_uniform(rng, -10, -1), float(rng.choice([0.0, rng.uniform()])), _decay(rng)
         ),
         torch=("Adagrad", _ADAGRAD),
     ),
@@ -182,7 +182,7 @@ ROWS = (
         "adadelta",
         equations.adadelta,
         Tuned(specs.Adadelta, 1.0, 1.0),
-        lambda rng: specs.Adadelta(log_uniform(rng, -1, 0.5), rng.uniform(0.5, 0.99), log_uniform(rng, -7, -4)),
+        lambda rng: specs.Adadelta(log_uniform(rng, -1, 0.5), rng.uniform(0.5, 0.99), log_uniform(rng, -7, -2)),
         torch=("Adadelta", _fields("rho", "eps")),
     ),
     Row(
@@ -263,7 +263,7 @@ ROWS = (
         "yogi",
         equations.yogi,
         Tuned(specs.Yogi, 0.1, 0.1),
-        lambda rng: specs.Yogi(_lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -4, -2)}),
+        lambda rng: specs.Yogi(_lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -4, -1)}),
         # optax.yogi itself starts m and v at 1e-6.
         optax=("scale_by_yogi", lambda s: {**_fields("eps", **_OPTAX_BETAS)(s), "initial_accumulator_value": 0.0}),
         jumps="the sign of v - g^2",
@@ -307,7 +307,7 @@ ROWS = (
         equations.lamb,
         Tuned(lambda lr: specs.LAMB(lr, weight_decay=0.0), 0.1, 0.1),
         lambda rng: specs.LAMB(
-            _lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -8, -5)}, weight_decay=log_uniform(rng, -4, -1)
+            _lr(rng), **{**_betas(rng), "eps": log_uniform(rng, -8, -2)}, weight_decay=log_uniform(rng, -4, -1)
         ),
         optax=("lamb", _fields("eps", "weight_decay", **_OPTAX_BETAS)),
     ),

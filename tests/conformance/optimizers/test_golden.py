@@ -18,10 +18,11 @@ def test_every_row_has_a_trajectory() -> None:
     assert set(RULES) == {row.name for row in ROWS}
 
 
+@pytest.mark.parametrize("number", range(golden.SETS))
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_as_kept(row: Row) -> None:
-    spec, start, gradients = golden.inputs(row)
-    kept = RULES[row.name]
+def test_as_kept(row: Row, number: int) -> None:
+    spec, start, gradients = golden.inputs(row, number)
+    kept = RULES[row.name][number]
     assert float(np.sum(gradients, dtype=np.float64)) == pytest.approx(kept["checksum"], rel=1e-12), "other inputs"
     for count, values in kept["points"].items():
         expected = np.array(values)
