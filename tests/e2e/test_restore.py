@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal
 import socket
 import subprocess
@@ -224,6 +225,30 @@ def test_a_second_server_on_the_directory_is_refused(data: Path) -> None:
     with ServerProcess("--data-dir", str(data)):
         code, _, error = run_to_the_end("--data-dir", str(data))
         assert (code, "in use by another server" in error) == (1, True)
+
+
+def test_a_full_disk_stops_no_training_and_costs_no_snapshot(data: Path) -> None:
+    """The call says what is wrong, SIGTERM ends with status 1, and the snapshot of before is still good."""
+    start = {"w": np.zeros(10_000, np.float32)}
+    with ServerProcess("--data-dir", str(data)) as first, optimd.connect(first.address, job="j", worker="w0") as worker:
+        worker.ensure_job(start, optimd.SGD(1.0), optimd.Sync(1))
+        worker.pull()
+        worker.step({"w": np.ones(10_000, np.float32)})
+    good = newest_manifest(data)
+    server = ServerProcess("--data-dir", str(data))
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    with optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job(start, optimd.SGD(1.0), optimd.Sync(1))
+        worker.pull()
+        with pytest.raises(optimd.Refused, match="could not be saved") as refused:
+            worker.snapshot()
+        assert refused.value.reason == "STORAGE_FAILED"
+        assert worker.step({"w": np.ones(10_000, np.float32)}).global_step == 2
+    assert server.terminate() == 1
+    assert server.process.stderr is not None
+    assert "could not be saved" in server.process.stderr.read().decode().splitlines()[-1]
+    assert list(data.glob("*/*step*")) == [good.parent]
+    assert read_snapshot(good.parent).state["step"] == 1
 
 
 @pytest.mark.parametrize("arguments", [("--shards", "0"), ("--shards", "65")])
