@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 from optimdpb.errors import InvalidSpec
@@ -11,13 +12,14 @@ STEPS_MAX = 2**53
 
 
 def check_number(spec: object, name: str, low: float, high: float = math.inf, *, below_high: bool = False) -> None:
-    """Require low <= value <= high (or < high), finite; normalise an int field to float."""
-    value: Any = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidSpec(name, f"expected a number, got {value!r}")
+    """Require low <= value <= high (or < high), finite; normalise ints and numpy's numbers to float."""
+    given: Any = getattr(spec, name)
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        raise InvalidSpec(name, f"expected a number, got {given!r}")
+    value = float(given)
     if not math.isfinite(value) or value < low or value > high or (below_high and value == high):
         raise InvalidSpec(name, f"expected {_interval(low, high, below_high)}, got {value!r}")
-    object.__setattr__(spec, name, float(value))
+    object.__setattr__(spec, name, value)
 
 
 def check_positive(spec: object, name: str) -> None:
@@ -28,12 +30,14 @@ def check_positive(spec: object, name: str) -> None:
 
 
 def check_integer(spec: object, name: str, low: int, high: int = STEPS_MAX) -> None:
-    """Require an integer low <= value <= high."""
-    value: Any = getattr(spec, name)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise InvalidSpec(name, f"expected an integer, got {value!r}")
+    """Require an integer low <= value <= high; normalise numpy's integers to int."""
+    given: Any = getattr(spec, name)
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral):
+        raise InvalidSpec(name, f"expected an integer, got {given!r}")
+    value = int(given)
     if not low <= value <= high:
         raise InvalidSpec(name, f"expected an integer from {low} to {high}, got {value}")
+    object.__setattr__(spec, name, value)
 
 
 def check_flag(spec: object, name: str) -> None:

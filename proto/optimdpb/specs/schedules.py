@@ -5,6 +5,7 @@ t is the global step: the update that moves t to t + 1 uses the value at t. A sc
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 from optimdpb.errors import InvalidSpec
@@ -99,9 +100,9 @@ def as_schedule(field: str, value: Schedule | float) -> Schedule:
     """Turn a plain number into a Constant; raise InvalidSpec for what is neither."""
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InvalidSpec(field, f"expected a number or a schedule, got {value!r}")
     try:
-        return Constant(value)
+        return Constant(float(value))
     except InvalidSpec as error:
         raise InvalidSpec(field, error.problem) from None

@@ -198,6 +198,13 @@ jobs = st.builds(
 )
 
 
+def test_numbers_of_numpy_are_numbers() -> None:
+    linear = Linear(np.float32(0.5), np.int64(0), np.int32(7))
+    assert linear == Linear(0.5, 0.0, 7)
+    assert [type(value) for value in vars(linear).values()] == [float, float, int]
+    assert SGD(np.float32(0.5)) == SGD(0.5)
+
+
 @given(jobs)
 def test_a_job_survives_the_wire(spec: JobSpec) -> None:
     data = job_spec_to_proto(spec).SerializeToString()
