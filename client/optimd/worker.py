@@ -27,6 +27,8 @@ Arrays = Mapping[str, NDArray[Any]]
 WAIT_S_ASSUMED = 20.0
 # Deadlines of bulk calls allow for a link this slow.
 LINK_BYTES_PER_S_MIN = 5e6
+# Parameters and the most slots that a rule has.
+VECTORS_MAX = 4
 LEAVE_TIMEOUT_S = 2.0
 
 
@@ -166,8 +168,10 @@ class Worker:
 
     def snapshot(self) -> str:
         """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""
-        saved: pb.CreateSnapshotResponse = self._call("CreateSnapshot", pb.CreateSnapshotRequest(job=self.job))
-        return saved.snapshot
+        request = pb.CreateSnapshotRequest(job=self.job)
+        timeout_s = VECTORS_MAX * self._bulk_timeout_s(self._known_layout())
+        saved = self._persist(lambda: self._transport.call("CreateSnapshot", request, timeout_s))
+        return str(saved.snapshot)
 
     def leave(self) -> None:
         """End the membership; what was committed still counts. Harmless without one. Does not insist on an answer."""
