@@ -60,7 +60,7 @@ def _summed_first(trainer: Trainer, pool: KernelThreads, count: int) -> Callable
     scratch = np.empty((pool.threads, BLOCK_ELEMENTS), np.float32)
 
     def step() -> None:
-        pool.run(lambda turn, of: reduce_blocks(summed, *sources, blocks, turn, of, scratch[turn]))
+        pool.run(lambda thread, *part: reduce_blocks(summed, *sources, blocks, *part, scratch[thread]), len(blocks))
         trainer.close_round((SUM,))
 
     return step

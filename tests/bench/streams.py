@@ -36,8 +36,8 @@ def _subtract_and_flip_two(w: Float32s, m: Float32s, v: Float32s, g: Float32s) -
 
 
 @numba.njit(nogil=True, cache=True)
-def _move(parameters: Any, slots: Any, gradients: Any, first_block: int, stride: int) -> None:
-    for start in range(first_block * BLOCK_ELEMENTS, parameters.size, stride * BLOCK_ELEMENTS):
+def _move(parameters: Any, slots: Any, gradients: Any, first: int, last: int) -> None:
+    for start in range(first * BLOCK_ELEMENTS, min(last * BLOCK_ELEMENTS, parameters.size), BLOCK_ELEMENTS):
         stop = min(start + BLOCK_ELEMENTS, parameters.size)
         w = parameters[start:stop]
         for k in range(1, len(gradients)):
@@ -59,10 +59,10 @@ class Streams:
 
     def move(self) -> None:
         """Once over everything."""
-        self._threads.run(self._share)
+        self._threads.run(self._share, -(-self._parameters.size // BLOCK_ELEMENTS))
 
-    def _share(self, thread: int, threads: int) -> None:
-        _move(self._parameters, self._slots, self._gradients, thread, threads)
+    def _share(self, thread: int, first: int, last: int) -> None:
+        _move(self._parameters, self._slots, self._gradients, first, last)
 
     def close(self) -> None:
         """End the threads."""

@@ -31,10 +31,10 @@ TIMEOUT_S = 120.0
 NOT_ARITHMETIC = {"__init__.py", "warmup.py"}
 ROWS_OF_SHARED_FILES = ("sgd", "nesterov", "lecture_adagrad", "adam", "nadam", "lars", "lamb", "swats_switched")
 TESTS_OF_SHARED_FILES = (
-    r"test_bits\.py::test_(numbers_of_contributions\[.*-(sgd|adam)\]|bfloat16|sums_of_squares|magnitude|the_order)",
+    r"test_bits\.py::test_(numbers_of_contributions\[.*-(sgd|adam|lecture_adam)\]|bfloat16|sums_of_squares|magnitude|the_order)",
     r"test_bits\.py::test_sizes_(1_to_257\[sgd\]|around_pieces_and_blocks\[.*-sgd\])",
-    r"test_around\.py::test_(frozen|a_sum|trust)",
 )
+TESTS_OF_ALL_FILES = r"test_around\.py::test_(frozen|a_sum|trust)"
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def _tests_of(file: str, nodes: list[str]) -> list[str]:
     rows = [row.name for row in ROWS if type(row.tuned.rule(0.1)) in users] or list(ROWS_OF_SHARED_FILES)
     named = re.compile(rf"[\[-]({'|'.join(rows)})(-|\])")
     chosen = [node for node in nodes if named.search(node) and "test_bits" not in node]
+    chosen += [node for node in nodes if re.search(TESTS_OF_ALL_FILES, node)]
     if not users:
         shared = re.compile("|".join(TESTS_OF_SHARED_FILES))
         chosen += [node for node in nodes if shared.search(node)]

@@ -42,7 +42,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         v_new = blend(v[i], g * g, keep2, take2)
         m[i] = m_new
         v[i] = v_new
-        if amsbound != 0:
+        if amsbound:
             v_new = max(u[i], v_new)
             u[i] = v_new
         w[i] = w[i] - min(max(rate / (np.sqrt(v_new) + eps), lower), upper) * m_new

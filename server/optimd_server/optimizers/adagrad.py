@@ -25,7 +25,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     a = slots[0, start:stop]
     for i in range(w.size):
         g = gradient[i]
-        if weight_decay != 0:
+        if weight_decay:
             g = g + weight_decay * w[i]
         a_new = (a[i] + initial) + g * g
         a[i] = a_new

@@ -37,9 +37,9 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
-        if coupled != 0:
+        if coupled:
             g = g + coupled * w_old
-        if decoupled != 0:
+        if decoupled:
             w_old = w_old - decoupled * w_old
         m_new = blend(m[i], g, keep1, take1)
         v_new = blend(v[i], g * g, keep2, take2)

@@ -30,7 +30,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     v, u = slots[1, start:stop], slots[2, start:stop]
     for i in range(w.size):
         g = gradient[i]
-        if weight_decay != 0:
+        if weight_decay:
             g = g + weight_decay * w[i]
         m_new = blend(m[i], g, keep1, take1)
         v_new = blend(v[i], g * g, keep2, take2)

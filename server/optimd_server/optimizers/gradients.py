@@ -182,12 +182,12 @@ def reduce_blocks(
     scales: Float32s,
     item_bytes: Int64s,
     blocks: Int64s,
-    first_block: int,
-    stride: int,
+    first: int,
+    last: int,
     scratch: Float32s,
 ) -> None:
-    """Write the sum over every stride-th block, from first_block on, into `reduced`."""
+    """Write the sum over blocks first <= b < last into `reduced`."""
     sources = Sources(addresses, scales, item_bytes)
-    for block in range(first_block, blocks.shape[0], stride):
+    for block in range(first, last):
         start, stop = blocks[block, 0], blocks[block, 1]
         reduced[start:stop] = summed(sources, start, stop, scratch)

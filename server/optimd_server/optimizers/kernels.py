@@ -1,6 +1,6 @@
 """What every update kernel is built from: how it is compiled, and the arithmetic that rules share.
 
-All kernels are serial, hold no lock and release the GIL; the runtime gives each of its threads every stride-th block.
+All kernels are serial, hold no lock and release the GIL; the runtime hands out runs of blocks to its threads.
 They work on the elements of one shard, flat and float32. Every operation is rounded to float32 by itself: no fused
 multiply-add, no reassociation, so the bits do not depend on how the elements are split.
 """

@@ -34,7 +34,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     m = slots[0, start:stop]
     for i in range(w.size):
         u = gradient[i]
-        if weight_decay != 0:
+        if weight_decay:
             u = u + weight_decay * w[i]
         m_new = momentum * m[i] + rate * u
         m[i] = m_new

@@ -25,7 +25,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
-        if decay != 0:
+        if decay:
             w_old = w_old - decay * w_old
         direction = np.float32(np.sign(blend(m[i], g, keep1, take1)))
         m[i] = blend(m[i], g, keep2, take2)

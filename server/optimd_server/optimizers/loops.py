@@ -1,6 +1,6 @@
 """From a rule's arithmetic on a run of elements to the kernels that the runtime calls.
 
-All kernels are serial, hold no lock and release the GIL; the runtime gives each of its threads every stride-th block.
+All kernels are serial, hold no lock and release the GIL; the runtime hands out runs of blocks to its threads.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
         item_bytes: Int64s,
         limits: Float32s,
         blocks: Int64s,
-        first_block: int,
-        stride: int,
+        first: int,
+        last: int,
         scratch: Float32s,
         scalars: Float32s,
     ) -> None:
         sources = Sources(addresses, scales, item_bytes)
-        for block in range(first_block, blocks.shape[0], stride):
+        for block in range(first, last):
             start, stop, row = blocks[block]
             gradient = clipped(sources, limits[row], start, stop, scratch)
             update(parameters[start:stop], gradient, slots, start, stop, scalars[row])

@@ -45,7 +45,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         m[i] = m_new
         v[i] = v_new
         move = rate * m_new
-        if rectified != 0:
+        if rectified:
             move = quotient(move, np.sqrt(v_new) + eps)
         w[i] = w[i] - move
 

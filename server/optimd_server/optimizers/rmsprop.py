@@ -31,12 +31,12 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         g = gradient[i]
         v_new = blend(v[i], g * g, keep, take)
         v[i] = v_new
-        if centered != 0:
+        if centered:
             a_new = blend(a[i], g, alpha, beta)
             a[i] = a_new
             v_new = max(v_new - a_new * a_new, np.float32(0.0))
         d = quotient(g, np.sqrt(v_new) + eps)
-        if momentum != 0:
+        if momentum:
             d = momentum * b[i] + d
             b[i] = d
         w[i] = w[i] - lr * d

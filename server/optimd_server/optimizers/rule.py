@@ -24,9 +24,9 @@ class Rule:
     slots: names of its state vectors, each shaped like the parameters and zero at first.
     scalars(spec, k, lr, memory): what one update needs beside vectors, in float64, cast to float32 once; k counts the
         updates before this one.
-    step(parameters, slots, *sources, limits, blocks, first_block, stride, scratch, scalars): the kernel.
+    step(parameters, slots, *sources, limits, blocks, first, last, scratch, scalars): the kernel.
         Reduces and clips the staged gradients and updates parameters (n) and slots (len(slots), n) in place, one pass,
-        on every stride-th block. blocks: rows (start, stop, row); scalars and limits: one row for each row number,
+        on blocks first <= b < last. blocks: rows (start, stop, row); scalars and limits: one row for each row number,
         float32; a row of limits is (clip factor, bound of an element).
     memory, remember(spec, k, lr, memory, totals): the first memory, and the one that an update leaves and uses.
     whole_job: the memory follows the job's own specification alone, one for all groups.

@@ -20,7 +20,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     lr, weight_decay = row
     for i in range(w.size):
         g = gradient[i]
-        if weight_decay != 0:
+        if weight_decay:
             g = g + weight_decay * w[i]
         w[i] = w[i] - lr * g
 

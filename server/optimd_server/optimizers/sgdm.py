@@ -33,14 +33,14 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
-        if coupled != 0:
+        if coupled:
             g = g + coupled * w_old
-        if decoupled != 0:
+        if decoupled:
             w_old = w_old - decoupled * w_old
         m_new = momentum * m[i] + share * g
         m[i] = m_new
         direction = m_new
-        if ahead != 0:
+        if ahead:
             direction = g + ahead * m_new
         w[i] = w_old - lr * direction
 

@@ -61,7 +61,7 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
     """The rule on a run of elements; see loops.stepper."""
     sgd, keep1, take1, keep2, take2, rate, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
-    if sgd != 0:
+    if sgd:
         for i in range(w.size):
             m_new = keep1 * m[i] + gradient[i]
             m[i] = m_new

@@ -2,60 +2,91 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-Work = Callable[[int, int], None]
+# Does items start to stop of a job on the thread of that number.
+Work = Callable[[int, int, int], None]
+
+# So many portions of a job for each thread: a thread that wakes late or is held up leaves its share to the others.
+PORTIONS_PER_THREAD = 4
+
+
+class _Job:
+    """Items that threads take in portions until none is left. The interpreter's lock makes each take atomic."""
+
+    def __init__(self, work: Work, items: int, threads: int) -> None:
+        self._work = work
+        self._items = items
+        self._portion = max(1, -(-items // (PORTIONS_PER_THREAD * threads)))
+        self._starts = itertools.count(0, self._portion)
+        self.closed = False
+
+    def help(self, thread: int) -> None:
+        """Take portions until none is left."""
+        while (start := next(self._starts)) < self._items:
+            self._work(thread, start, min(start + self._portion, self._items))
 
 
 class KernelThreads:
-    """A fixed number of threads that run one kernel together, each its own share. Kernels release the GIL.
+    """A fixed number of threads that run one kernel together. Kernels release the interpreter's lock.
 
-    The calling thread is one of them. The others wait on a bare queue each: a hand-over through an executor's futures
-    takes as long as an update of half a million parameters.
+    The calling thread is one of them and starts at once; the others join as they wake, which takes as long as updating
+    a few hundred thousand parameters. Nobody waits for one that comes when all is done.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._work: list[SimpleQueue[Work | None]] = [SimpleQueue() for _ in range(1, threads)]
         self._turn = threading.Lock()
+        self._joining = threading.Lock()
+        self._jobs: list[SimpleQueue[_Job | None]] = [SimpleQueue() for _ in range(1, threads)]
         self._done: SimpleQueue[BaseException | None] = SimpleQueue()
-        for place, queue in enumerate(self._work, 1):
-            name = f"optimd-kernel-{place}"
-            threading.Thread(target=self._serve, args=(place, queue), name=name, daemon=True).start()
+        self._joined = 0
+        for number, queue in enumerate(self._jobs, 1):
+            name = f"optimd-kernel-{number}"
+            threading.Thread(target=self._serve, args=(number, queue), name=name, daemon=True).start()
 
-    def run(self, work: Work) -> None:
-        """Run work(thread, threads) on every thread and wait. Raises what one of them raised.
+    def run(self, work: Work, items: int) -> None:
+        """work(thread, start, stop) for runs that cover 0 to items, each once; returns when all have ended.
 
-        Calls from several threads take turns: each would slow the other down.
+        Raises what one of them raised. Calls from several threads take turns: each would slow the other down.
         """
         with self._turn:
-            for queue in self._work:
-                queue.put(work)
+            job = _Job(work, items, self.threads)
+            self._joined = 0
+            for queue in self._jobs:
+                queue.put(job)
             errors: list[BaseException | None] = []
             try:
-                work(0, self.threads)
+                job.help(0)
             finally:
-                errors = [self._done.get() for _ in self._work]
+                with self._joining:
+                    job.closed = True
+                errors = [self._done.get() for _ in range(self._joined)]
         for error in errors:
             if error is not None:
                 raise error
 
     @staticmethod
-    def run_inline(work: Work) -> None:
-        """Run all of the work on the calling thread: for vectors so small that a hand-over costs more."""
-        work(0, 1)
+    def run_inline(work: Work, items: int) -> None:
+        """All of it on the calling thread."""
+        work(0, 0, items)
 
     def close(self) -> None:
         """End the threads once idle."""
-        for queue in self._work:
+        for queue in self._jobs:
             queue.put(None)
 
-    def _serve(self, place: int, queue: SimpleQueue[Work | None]) -> None:
-        while (work := queue.get()) is not None:
+    def _serve(self, number: int, queue: SimpleQueue[_Job | None]) -> None:
+        while (job := queue.get()) is not None:
+            with self._joining:
+                if job.closed:
+                    continue
+                self._joined += 1
             try:
-                work(place, self.threads)
+                job.help(number)
             except BaseException as error:  # handed to the caller of run()
                 self._done.put(error)
             else:

@@ -21,8 +21,8 @@ from optimd_server.state.pieces import Int64s, blocks_of, piece_bounds, runs_of
 
 # What a worker sent: float32, or bfloat16 as uint16.
 Gradient = NDArray[np.float32] | NDArray[np.uint16]
-# Runs work(thread, threads) on every thread of the runtime and waits for all.
-RunOnThreads = Callable[[Callable[[int, int], None]], None]
+# run(work, items) calls work(thread, start, stop) for runs that cover 0 to items, each once, and waits for all.
+RunOnThreads = Callable[[Callable[[int, int, int], None], int], None]
 
 
 class Shard:
@@ -84,8 +84,8 @@ class Shard:
         pieces, rows, count = self._pieces, self._piece_rows, len(self._pieces) - 1
         sums = np.zeros((1 if scalars is None else 2, count), np.float64)
 
-        def work(thread: int, threads: int) -> None:
-            first, last, scratch = count * thread // threads, count * (thread + 1) // threads, self._scratch[thread]
+        def work(thread: int, first: int, last: int) -> None:
+            scratch = self._scratch[thread]
             if scalars is None:
                 piece_squares(*sources, pieces, first, last, scratch, sums[0])
             else:
@@ -93,7 +93,7 @@ class Shard:
                 slabs = self.parameters, self.slots
                 measure(*slabs, *sources, limits, pieces, rows, first, last, scratch, scalars, sums)
 
-        run(work)
+        run(work, count)
         return sums
 
     def apply(self, command: Apply, run: RunOnThreads) -> None:
@@ -103,15 +103,15 @@ class Shard:
             return
         assert self.step == step, f"apply({step}) on a shard at step {self.step}"
         sources = self._sources(command)
-        buffers = self._staged_sources([(part, part.share) for part in command.contributions])
+        slabs, scalars, limits = (self.parameters, self.slots), command.scalars, command.limits
 
-        def update(thread: int, threads: int) -> None:
-            turn, scratch = (thread, threads), self._scratch[thread]
-            slabs = self.parameters, self.slots
-            self.rule.step(*slabs, *sources, command.limits, self._blocks, *turn, scratch, command.scalars)
-            reduce_blocks(self.parameters, *buffers, self._buffer_blocks, *turn, scratch)
+        def update(thread: int, first: int, last: int) -> None:
+            self.rule.step(*slabs, *sources, limits, self._blocks, first, last, self._scratch[thread], scalars)
 
-        run(update)
+        run(update, len(self._blocks))
+        if len(self._buffer_blocks):
+            shares = self._staged_sources([(part, part.share) for part in command.contributions])
+            run(self._reducer(self.parameters, shares, self._buffer_blocks), len(self._buffer_blocks))
         self.step = step + 1
         self._reduced_step = -1
 
@@ -126,13 +126,12 @@ class Shard:
         if sources.scales.tolist() == [1.0] and sources.item_bytes[0] == FLOAT32_BYTES:
             return sources
         reduced = self._reduced = np.empty(self.elements, np.float32) if self._reduced is None else self._reduced
-
-        def work(thread: int, threads: int) -> None:
-            reduce_blocks(reduced, *sources, self._blocks, thread, threads, self._scratch[thread])
-
-        run(work)
+        run(self._reducer(reduced, sources, self._blocks), len(self._blocks))
         self._reduced_step = command.step
         return self._sources(command)
+
+    def _reducer(self, target: Float32s, sources: Sources, blocks: Int64s) -> Callable[[int, int, int], None]:
+        return lambda thread, first, last: reduce_blocks(target, *sources, blocks, first, last, self._scratch[thread])
 
     def _sources(self, command: Prepare | Apply) -> Sources:
         """What the gradient of a step is read from: its reduction if there is one, else what is staged."""

@@ -249,7 +249,7 @@ ROWS = (
         "nadam",
         equations.nadam,
         Tuned(specs.NAdam, 0.1, 0.1),
-        lambda rng: specs.NAdam(_lr(rng), **_betas(rng), momentum_decay=log_uniform(rng, -4, -1)),
+        lambda rng: specs.NAdam(_lr(rng), **_betas(rng), momentum_decay=log_uniform(rng, -3, 0)),
         torch=("NAdam", _torch_betas("momentum_decay")),
     ),
     Row(

@@ -162,7 +162,7 @@ def test_every_split_of_the_vector(row: Row) -> None:
     def run(cuts: list[int]) -> bytes:
         parameters, slots = values_of(elements), np.abs(np.tile(values_of(elements, 8), (len(plan.rule.slots), 1)))
         blocks = np.array([(start, stop, 0) for start, stop in itertools.pairwise(cuts)], np.int64)
-        plan.rule.step(parameters, slots, *sources, limits, blocks, 0, 1, scratch, scalars)
+        plan.rule.step(parameters, slots, *sources, limits, blocks, 0, len(blocks), scratch, scalars)
         assert np.isfinite(parameters).all()
         return parameters.tobytes() + slots.tobytes()
 

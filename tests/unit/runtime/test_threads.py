@@ -1,4 +1,4 @@
-"""Kernel threads: every share once, errors come out, callers take turns."""
+"""Kernel threads: every item once, errors come out, callers take turns, nobody waits for who comes too late."""
 
 from __future__ import annotations
 
@@ -11,59 +11,92 @@ from optimd_server.runtime.threads import KernelThreads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
-def test_every_share_runs_once_and_run_waits(threads: int) -> None:
-    pool, shares = KernelThreads(threads), []
+@pytest.mark.parametrize("items", [0, 1, 2, 3, 7, 100, 1001])
+def test_every_item_is_done_once_when_run_returns(threads: int, items: int) -> None:
+    pool = KernelThreads(threads)
+    for _ in range(5):
+        done: list[int] = []
 
-    def work(thread: int, of: int) -> None:
-        time.sleep(0.01 * thread)
-        shares.append((thread, of))
+        def work(thread: int, start: int, stop: int, done: list[int] = done) -> None:
+            assert 0 <= thread < threads
+            assert start < stop
+            time.sleep(0.0005)
+            done.extend(range(start, stop))
 
-    for _ in range(3):
-        shares.clear()
-        pool.run(work)
-        assert sorted(shares) == [(thread, threads) for thread in range(threads)]
+        pool.run(work, items)
+        assert sorted(done) == list(range(items))
     pool.close()
 
 
-@pytest.mark.parametrize("culprit", [0, 2])
-def test_an_error_of_any_thread_is_raised_once_all_are_done(culprit: int) -> None:
-    pool, done = KernelThreads(3), []
+def test_all_threads_help_with_a_long_job() -> None:
+    pool, helpers = KernelThreads(3), set()
 
-    def work(thread: int, of: int) -> None:
-        if thread == culprit:
-            raise RuntimeError(f"share {thread}")
+    def work(thread: int, start: int, stop: int) -> None:
+        helpers.add((thread, threading.current_thread().name))
         time.sleep(0.05)
-        done.append(thread)
 
-    with pytest.raises(RuntimeError, match=f"share {culprit}"):
-        pool.run(work)
-    assert sorted(done) == [thread for thread in range(3) if thread != culprit]
-    pool.run(lambda thread, of: done.append(thread))
-    assert len(done) == 5
+    pool.run(work, 100)
+    assert {thread for thread, _ in helpers} == {0, 1, 2}
+    assert len({name for _, name in helpers}) == 3, "each thread has a number of its own"
+    pool.close()
+
+
+def test_nobody_waits_for_a_thread_that_comes_too_late() -> None:
+    """The other thread is held up before it can join; run returns, and the late one does nothing."""
+    pool, threads = KernelThreads(2), []
+    with pool._joining:
+        helper = threading.Thread(target=pool.run, args=(lambda thread, start, stop: threads.append(thread), 1))
+        helper.start()
+        time.sleep(0.05)
+        assert threads == [0], "the caller went on by itself"
+    helper.join(10)
+    assert not helper.is_alive()
+    pool.run(lambda thread, start, stop: threads.append(9), 1)
+    assert threads == [0, 9]
+    pool.close()
+
+
+@pytest.mark.parametrize("culprit", [0, 7, 99])
+def test_an_error_of_any_thread_is_raised_once_all_have_ended(culprit: int) -> None:
+    pool, running = KernelThreads(3), []
+
+    def work(thread: int, start: int, stop: int) -> None:
+        running.append(thread)
+        time.sleep(0.005)
+        running.remove(thread)
+        if start <= culprit < stop:
+            raise RuntimeError(f"item {culprit}")
+
+    with pytest.raises(RuntimeError, match=f"item {culprit}"):
+        pool.run(work, 100)
+    assert running == []
+    done: list[int] = []
+    pool.run(lambda thread, start, stop: done.extend(range(start, stop)), 100)
+    assert sorted(done) == list(range(100)), "the pool is as good as new"
     pool.close()
 
 
 def test_callers_take_turns() -> None:
-    """Shares of two calls never run at once, and no call returns before its own are done."""
+    """Parts of two calls never run at once, and no call returns before its own are done."""
     pool, running, most = KernelThreads(3), set(), 0
     lock = threading.Lock()
 
     def call(number: int) -> None:
         nonlocal most
-        finished = []
+        finished: list[int] = []
 
-        def work(thread: int, of: int) -> None:
+        def work(thread: int, start: int, stop: int) -> None:
             nonlocal most
             with lock:
                 running.add((number, thread))
                 most = max(most, len({who for who, _ in running}))
-            time.sleep(0.002)
+            time.sleep(0.001)
             with lock:
                 running.discard((number, thread))
-                finished.append(thread)
+                finished.extend(range(start, stop))
 
-        pool.run(work)
-        assert sorted(finished) == [0, 1, 2]
+        pool.run(work, 24)
+        assert sorted(finished) == list(range(24))
 
     with ThreadPoolExecutor(4) as callers:
         list(callers.map(call, range(40)))
