@@ -115,11 +115,6 @@ class Shard:
         self.step = step + 1
         self._reduced_step = -1
 
-    def abort(self, step: int) -> None:
-        """Forget what prepare() made for a step."""
-        if self._reduced_step == step:
-            self._reduced_step = -1
-
     def _reduce(self, command: Prepare, run: RunOnThreads) -> Sources:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""
         sources = self._sources(command)  # of a second prepare() it is the reduction itself
