@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "reduce", "step")
+NAMES = ("kernels", "asleep", "reduce", "step")
 
 
 def main() -> None:

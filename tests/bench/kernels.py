@@ -1,6 +1,7 @@
 """One update by our kernels, by torch fused and foreach, and by a kernel that only moves the same memory.
 
-Every line is on the same threads. Without torch only the memory line is there to compare with.
+Every line may use as many threads; on small vectors ours uses one all the same, as the server does. Without torch only
+the memory line is there to compare with.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optimd_server.runtime.config import ServerConfig
 from optimdpb.specs import SGDM, Adam, AdamW, Optimizer
 
 from tests.bench.pairs import Figure, alternate
@@ -44,9 +46,10 @@ def run() -> dict[str, list[Figure]]:
 
 def _update(rule: str, gradient: NDArray[np.float32], threads: int) -> list[Figure]:
     spec, name, arguments = RULES[rule]
-    trainer = Trainer(spec_of(spec, gradient.size), np.zeros_like(gradient), threads=threads)
+    ours = 1 if gradient.nbytes <= ServerConfig().one_thread_bytes_max else threads
+    trainer = Trainer(spec_of(spec, gradient.size), np.zeros_like(gradient), threads=ours)
     parts = trainer.stage([Part("w0", 1.0, gradient)])
-    streams = Streams([gradient], trainer.slots.shape[0], threads)
+    streams = Streams([gradient], trainer.slots.shape[0], ours)
     turns = max(1, TURN_ELEMENTS // gradient.size)
     peers: dict[str, Callable[[], object]] = {
         "optimd": lambda: trainer.close_round(parts),

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# OpenMP's threads go on spinning for so long after a parallel loop, and hold a core meanwhile.
+SPIN_S_MAX = 0.03
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -20,13 +23,15 @@ class Figure:
 def alternate(peers: dict[str, Callable[[], object]], rounds: int) -> list[Figure]:
     """Run every peer once per round, after one round that does not count. The first peer is the measure.
 
-    Each timed run follows one by the same peer: caches are its own, and other peers' threads have stopped spinning.
+    Each peer starts once the others' threads have stopped spinning, and each timed run follows one by the same peer, so
+    that caches are its own.
     """
     times: dict[str, list[float]] = {name: [] for name in peers}
     order = list(peers.items())
     for turn in range(rounds + 1):
         order = [*order[1:], order[0]]
         for name, run in order:
+            time.sleep(SPIN_S_MAX)
             run()
             started_s = time.perf_counter()
             run()

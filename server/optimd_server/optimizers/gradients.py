@@ -133,13 +133,21 @@ def _add_four(acc: Float32s, sources: Sources, k: int, start: int) -> None:
 
 
 @kernel
+def is_one_gradient(sources: Sources) -> bool:
+    """Whether the sum is one worker's float32 gradient as it stands: nothing to compute, nothing to write aside."""
+    return (
+        sources.addresses.size == 1 and sources.scales[0] == np.float32(1.0) and sources.item_bytes[0] == FLOAT32_BYTES
+    )
+
+
+@kernel
 def summed(sources: Sources, start: int, stop: int, scratch: Float32s) -> Float32s:
     """The sum over elements start to stop of the shard.
 
     Returns the gradient itself where the arithmetic would not change it, else a view of `scratch`.
     """
     count, total = stop - start, sources.addresses.size
-    if total == 1 and sources.scales[0] == np.float32(1.0) and sources.item_bytes[0] == FLOAT32_BYTES:
+    if is_one_gradient(sources):
         return _float32_at(sources, 0, start, count)
     acc = scratch[:count]
     wide = True
@@ -163,12 +171,18 @@ def summed(sources: Sources, start: int, stop: int, scratch: Float32s) -> Float3
 
 
 @kernel
+def is_unclipped(limit: Float32s) -> bool:
+    """Whether clipping under this row of limits changes nothing."""
+    return bool(limit[0] == np.float32(1.0) and limit[1] == np.float32(np.inf))
+
+
+@kernel
 def clipped(sources: Sources, limit: Float32s, start: int, stop: int, scratch: Float32s) -> Float32s:
     """summed(), then times limit[0], the clip factor, then cut to [-limit[1], limit[1]]."""
     gradient = summed(sources, start, stop, scratch)
-    factor, bound = limit[0], limit[1]
-    if factor == np.float32(1.0) and bound == np.float32(np.inf):
+    if is_unclipped(limit):
         return gradient
+    factor, bound = limit[0], limit[1]
     smaller = scratch[: stop - start]
     for i in range(stop - start):
         smaller[i] = min(max(factor * gradient[i], -bound), bound)

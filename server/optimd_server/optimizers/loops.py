@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimd_server.optimizers.gradients import Sources, UInt64s, clipped, summed
+from optimd_server.optimizers.gradients import Sources, UInt64s, clipped, is_one_gradient, is_unclipped, summed
 from optimd_server.optimizers.kernels import LANES, PIECE_ELEMENTS, Float32s, Float64s, Int64s, kernel, lane_dot
 
 
@@ -54,8 +54,15 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
         scalars: Float32s,
     ) -> None:
         sources = Sources(addresses, scales, item_bytes)
-        for block in range(first, last):
+        alone = is_one_gradient(sources)
+        block = first
+        while block < last:
             start, stop, row = blocks[block]
+            block += 1
+            if alone and is_unclipped(limits[row]):  # no cache to keep to: each call that ends costs
+                while block < last and blocks[block, 0] == stop and blocks[block, 2] == row:
+                    stop = blocks[block, 1]
+                    block += 1
             gradient = clipped(sources, limits[row], start, stop, scratch)
             update(parameters[start:stop], gradient, slots, start, stop, scalars[row])
 

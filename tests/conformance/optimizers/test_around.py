@@ -152,6 +152,18 @@ def test_frozen_tensors_and_buffers_are_not_part_of_the_norm() -> None:
 
 
 @every_row
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_frozen_tensor_between_two_of_one_group_stays(row: Row, workers: int) -> None:
+    layout = Layout((Tensor("a", (5,)), Tensor("frozen", (3,)), Tensor("b", (2,))))
+    trainer = Trainer(spec_of(spec_for(row), layout, groups=(Group("frozen", frozen=True),)), np.ones(10, np.float32))
+    for _ in range(2):
+        trainer.round([Part(f"w{worker}", 1.0, np.full(10, 0.5, np.float32)) for worker in range(workers)])
+    assert trainer.parameters[5:8].tolist() == [1.0] * 3
+    assert not trainer.slots[:, 5:8].any()
+    assert (trainer.parameters[np.r_[0:5, 8:10]] != 1.0).all()
+
+
+@every_row
 @pytest.mark.parametrize("clip", [None, ClipGlobalNorm(0.1), ClipTensorNorm(0.1), ClipValue(0.1)], ids=repr)
 def test_buffers_become_the_mean_by_weight(row: Row, clip: Clip | None) -> None:
     """No rule, no clip; beside them the trained tensors see nothing of them."""
