@@ -164,17 +164,16 @@ def test_a_snapshot_under_load_is_of_one_moment(data: Path) -> None:
 
         def train(index: int) -> None:
             with optimd.connect(server.address, job="j", worker=f"w{index}") as worker:
-                worker.ensure_job(
-                    {"w": np.zeros(elements, np.float32)}, optimd.SGDM(1.0), optimd.Sync(4, workers_min=1)
-                )
                 worker.pull()
                 while not stop.is_set():
                     worker.step({"w": np.ones(elements, np.float32)})
 
+        observer = stack.enter_context(optimd.connect(server.address, job="j", observer=True))
+        observer.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGDM(1.0), optimd.Sync(4, workers_min=1))
         threads = [threading.Thread(target=train, args=(index,)) for index in range(4)]
         for thread in threads:
             thread.start()
-        observer = stack.enter_context(optimd.connect(server.address, job="j", observer=True))
+        stack.callback(stop.set)
         steps = set()
         while len(steps) < 8:
             if observer.status().global_step == 0:
