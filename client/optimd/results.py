@@ -40,12 +40,13 @@ class StepResult(PushResult):
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One live worker of a job."""
+    """One live worker of a job. rejections: of its pushes, since one was applied: a worker that computes nonsense."""
 
     worker: str
     rank: int
     last_seq: int
     lease_left_s: float
+    rejections: int
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,13 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
         duplicates=counters.duplicates,
         rounds_void=counters.rounds_void,
         workers=tuple(
-            WorkerStatus(worker.worker, worker.rank, worker.last_seq, worker.lease_left.ToMilliseconds() / 1000)
+            WorkerStatus(
+                worker.worker,
+                worker.rank,
+                worker.last_seq,
+                worker.lease_left.ToMilliseconds() / 1000,
+                worker.rejections,
+            )
             for worker in message.workers
         ),
         waiting_for=message.waiting_for,

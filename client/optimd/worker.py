@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto, layout_from_proto
-from optimdpb.errors import EpochSuperseded, OptimdError, Refused, ServerUnavailable
+from optimdpb.errors import EpochSuperseded, OptimdError, Refused, ServerUnavailable, WorkerSetAside
 from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -49,7 +49,8 @@ def connect(
 class Worker:
     """Use it from one thread. As a context manager it leaves the job and closes its connection at the end.
 
-    After EpochSuperseded every call raises it again: another process has this worker's name.
+    After EpochSuperseded (another process has this worker's name) and WorkerSetAside (too many pushes running were
+    rejected) every push raises it again.
     """
 
     def __init__(self, transport: Transport, job: str, worker: str | None, timeout_s: float) -> None:
@@ -66,7 +67,7 @@ class Worker:
         self._keeper: LeaseKeeper | None = None
         self._buffer: NDArray[np.float32] | None = None
         self._unresolved: Delivery | None = None
-        self._superseded: EpochSuperseded | None = None
+        self._over: EpochSuperseded | WorkerSetAside | None = None
 
     def __enter__(self) -> Worker:
         return self
@@ -90,16 +91,18 @@ class Worker:
         groups: Sequence[Group] = (),
         buffers: Collection[str] = (),
         steps_max: int | None = None,
+        rejections_max: int | None = None,
         cast_to_float32: bool = False,
     ) -> None:
         """Create the job with these parameters, or verify that it is the same job and wait for it; then join.
 
         parameters: float32 arrays by name, in the order of the layout; read, not kept. buffers: names of those that are
         not trained (running statistics): what workers push for them is their value, and a round takes the mean by
-        weight. Raises InvalidLayout, InvalidSpec, JobMismatch (naming the first difference), ServerUnavailable.
+        weight. rejections_max: a worker is set aside when so many of its pushes running were rejected. Raises
+        InvalidLayout, InvalidSpec, JobMismatch (naming the first difference), ServerUnavailable.
         """
         layout = tensors.layout_of(parameters, buffers, cast_to_float32=cast_to_float32)
-        spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups))
+        spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups), rejections_max)
         creator = self.name or "observer"
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
         while True:
@@ -228,8 +231,8 @@ class Worker:
         """Check the gradients, join if need be, settle what is unresolved, and pack. Raises before anything is sent."""
         if self.name is None:
             raise ValueError("expected a worker, got an observer: observers only pull")
-        if self._superseded is not None:
-            raise self._superseded
+        if self._over is not None:
+            raise self._over
         layout = self._known_layout()
         tensors.check_gradients(layout, gradients)
         if self._base is None:
@@ -271,8 +274,8 @@ class Worker:
         self._unresolved = delivery  # until proven otherwise, also through an interrupt
         try:
             answer = delivery.run(send)
-        except EpochSuperseded as error:
-            self._superseded = error
+        except (EpochSuperseded, WorkerSetAside) as error:
+            self._over = error
             raise
         except Refused:
             self._unresolved = None

@@ -84,6 +84,7 @@ def job_spec_to_proto(spec: JobSpec) -> pb.JobSpec:
         consistency=consistency_to_proto(spec.consistency),
         reduction=pb.REDUCTION_SUM if spec.reduction == "sum" else pb.REDUCTION_MEAN,
         steps_max=spec.steps_max,
+        rejections_max=spec.rejections_max,
     )
     if spec.clip is not None:
         kind, value = _kind_of_clip(spec.clip)
@@ -116,6 +117,7 @@ def job_spec_from_proto(message: pb.JobSpec) -> JobSpec:
         clip=_clip_from_proto(message) if message.HasField("clip") else None,
         steps_max=message.steps_max if message.HasField("steps_max") else None,
         groups=tuple(_group_from_proto(place, group) for place, group in enumerate(message.groups)),
+        rejections_max=message.rejections_max if message.HasField("rejections_max") else None,
     )
 
 

@@ -7,6 +7,7 @@ OptimdError
 │   ├── JobMismatch         the job exists with another specification
 │   ├── EpochSuperseded     another process took over this worker's name; fatal
 │   ├── LeaseExpired        the membership ran out; join again
+│   ├── WorkerSetAside          too many pushes running were rejected; fatal
 │   ├── SnapshotRefused     a snapshot is damaged, of something else, or newer than the program
 │   └── NotServed           in the contract, but not served yet
 ├── ServerUnavailable       the server could not be reached in the time given; nothing is known to have happened
@@ -39,6 +40,7 @@ STATUS_OF_REASON: dict[str, str] = {
     "NOT_JOINED": "FAILED_PRECONDITION",
     "EPOCH_SUPERSEDED": "FAILED_PRECONDITION",
     "LEASE_EXPIRED": "FAILED_PRECONDITION",
+    "WORKER_SET_ASIDE": "FAILED_PRECONDITION",
     "SEQ_GAP": "FAILED_PRECONDITION",
     "SEQ_FORGOTTEN": "OUT_OF_RANGE",
     "PUSH_IN_FLIGHT": "FAILED_PRECONDITION",
@@ -148,6 +150,19 @@ class LeaseExpired(Refused):
         )
 
 
+class WorkerSetAside(Refused):
+    """The worker's pushes were rejected as often running as the job allows; mend it, then join again."""
+
+    def __init__(self, worker: str, epoch: int, rejections: int) -> None:
+        super().__init__(
+            "WORKER_SET_ASIDE",
+            f"worker {worker!r}, epoch {epoch}, was set aside: {rejections} of its pushes were rejected running",
+            worker=worker,
+            epoch=epoch,
+            rejections=rejections,
+        )
+
+
 class SnapshotRefused(Refused):
     """A snapshot is damaged, of something else, or of a newer program: it is never loaded in part or in doubt."""
 
@@ -181,6 +196,7 @@ Refused._class_of_reason.update(
     JOB_MISMATCH=JobMismatch,
     EPOCH_SUPERSEDED=EpochSuperseded,
     LEASE_EXPIRED=LeaseExpired,
+    WORKER_SET_ASIDE=WorkerSetAside,
     NOT_SERVED=NotServed,
     SNAPSHOT_REFUSED=SnapshotRefused,
 )

@@ -20,7 +20,7 @@ from optimdpb.specs.adaptive import (
     Yogi,
 )
 from optimdpb.specs.clips import Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue
-from optimdpb.specs.consistency import Consistency, Sync
+from optimdpb.specs.consistency import Async, Consistency, Ssp, Sync
 from optimdpb.specs.groups import Group
 from optimdpb.specs.job import JobSpec
 from optimdpb.specs.layout import Layout, Tensor
@@ -41,6 +41,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "Async",
     "Clip",
     "ClipGlobalNorm",
     "ClipTensorNorm",
@@ -58,6 +59,7 @@ __all__ = [
     "RAdam",
     "RMSProp",
     "Schedule",
+    "Ssp",
     "Sync",
     "Tensor",
     "Warmup",

@@ -16,7 +16,10 @@ from optimdpb.specs.optimizers import Optimizer
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Layout, rule, consistency model and the settings around them. Equal specifications are the same job."""
+    """Layout, rule, consistency model and the settings around them. Equal specifications are the same job.
+
+    rejections_max: a worker whose pushes were rejected so often, none applied between, is set aside; None: never.
+    """
 
     layout: Layout
     optimizer: Optimizer
@@ -25,6 +28,7 @@ class JobSpec:
     clip: Clip | None = None
     steps_max: int | None = None
     groups: tuple[Group, ...] = ()
+    rejections_max: int | None = None
 
     def __post_init__(self) -> None:
         for name, expected in (("layout", Layout), ("optimizer", Optimizer), ("consistency", Consistency)):
@@ -35,6 +39,8 @@ class JobSpec:
             raise InvalidSpec("clip", f"expected a Clip or None, got {self.clip!r}")
         if self.steps_max is not None:
             check_integer(self, "steps_max", 1)
+        if self.rejections_max is not None:
+            check_integer(self, "rejections_max", 1)
         object.__setattr__(self, "groups", tuple(self.groups))
         for place, group in enumerate(self.groups):
             _check_group(f"groups[{place}]", group, self)

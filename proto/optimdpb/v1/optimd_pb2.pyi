@@ -46,6 +46,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NO_DATA_DIRECTORY: _ClassVar[ErrorReason]
     ERROR_REASON_STORAGE_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_SNAPSHOT_REFUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_WORKER_SET_ASIDE: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -181,6 +182,7 @@ ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_NO_DATA_DIRECTORY: ErrorReason
 ERROR_REASON_STORAGE_FAILED: ErrorReason
 ERROR_REASON_SNAPSHOT_REFUSED: ErrorReason
+ERROR_REASON_WORKER_SET_ASIDE: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind
@@ -308,7 +310,7 @@ class Layout(_message.Message):
     def __init__(self, tensors: _Optional[_Iterable[_Union[TensorSpec, _Mapping]]] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("layout", "optimizer", "consistency", "reduction", "clip", "steps_max", "groups")
+    __slots__ = ("layout", "optimizer", "consistency", "reduction", "clip", "steps_max", "groups", "rejections_max")
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
     CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
@@ -316,6 +318,7 @@ class JobSpec(_message.Message):
     CLIP_FIELD_NUMBER: _ClassVar[int]
     STEPS_MAX_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_MAX_FIELD_NUMBER: _ClassVar[int]
     layout: Layout
     optimizer: Optimizer
     consistency: Consistency
@@ -323,7 +326,8 @@ class JobSpec(_message.Message):
     clip: Clip
     steps_max: int
     groups: _containers.RepeatedCompositeFieldContainer[Group]
-    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., clip: _Optional[_Union[Clip, _Mapping]] = ..., steps_max: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ...) -> None: ...
+    rejections_max: int
+    def __init__(self, layout: _Optional[_Union[Layout, _Mapping]] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., consistency: _Optional[_Union[Consistency, _Mapping]] = ..., reduction: _Optional[_Union[Reduction, str]] = ..., clip: _Optional[_Union[Clip, _Mapping]] = ..., steps_max: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., rejections_max: _Optional[int] = ...) -> None: ...
 
 class Clip(_message.Message):
     __slots__ = ("global_norm", "tensor_norm", "value")
@@ -891,12 +895,14 @@ class Sync(_message.Message):
     def __init__(self, workers: _Optional[int] = ..., workers_min: _Optional[int] = ..., quorum: _Optional[int] = ..., round_timeout_s: _Optional[float] = ...) -> None: ...
 
 class Async(_message.Message):
-    __slots__ = ("staleness_max", "staleness_scale")
+    __slots__ = ("staleness_max", "staleness_scale", "delay_compensation")
     STALENESS_MAX_FIELD_NUMBER: _ClassVar[int]
     STALENESS_SCALE_FIELD_NUMBER: _ClassVar[int]
+    DELAY_COMPENSATION_FIELD_NUMBER: _ClassVar[int]
     staleness_max: int
     staleness_scale: StalenessScale
-    def __init__(self, staleness_max: _Optional[int] = ..., staleness_scale: _Optional[_Union[StalenessScale, str]] = ...) -> None: ...
+    delay_compensation: float
+    def __init__(self, staleness_max: _Optional[int] = ..., staleness_scale: _Optional[_Union[StalenessScale, str]] = ..., delay_compensation: _Optional[float] = ...) -> None: ...
 
 class Ssp(_message.Message):
     __slots__ = ("staleness",)
@@ -965,20 +971,22 @@ class GetJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left")
+    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left", "rejections")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQ_FIELD_NUMBER: _ClassVar[int]
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     LEASE_LEFT_FIELD_NUMBER: _ClassVar[int]
+    REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     worker: str
     epoch: int
     rank: int
     last_seq: int
     member: bool
     lease_left: _duration_pb2.Duration
-    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    rejections: int
+    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
     __slots__ = ("step", "learning_rate", "loss", "contributions")

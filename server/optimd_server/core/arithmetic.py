@@ -23,15 +23,22 @@ class Committed:
     magnitude_max: float
 
 
-def contributions(pushes: Iterable[Committed], reduction: str) -> tuple[Contribution, ...]:
-    """Gradients in byte order of worker names with s_i = float32(w_i / sum of w), or 1 for a sum."""
+def contributions(pushes: Iterable[Committed], reduction: str, factor: float = 1.0) -> tuple[Contribution, ...]:
+    """Gradients in byte order of worker names with s_i = float32(w_i / sum of w), or 1 for a sum, times `factor`."""
     ordered = sorted((committed.push for committed in pushes), key=lambda push: push.worker)
     total = 0.0
     for push in ordered:
         total += push.weight
     shares = [float(np.float32(push.weight / total)) for push in ordered]
     return tuple(
-        Contribution(push.worker, push.epoch, push.seq, 1.0 if reduction == "sum" else share, share)
+        Contribution(
+            push.worker,
+            push.epoch,
+            push.seq,
+            float(np.float32(factor * (1.0 if reduction == "sum" else share))),
+            share,
+            push.base.step,
+        )
         for push, share in zip(ordered, shares, strict=True)
     )
 

@@ -28,6 +28,7 @@ class Reason(Enum):
     LATE = "late"
     FINISHED = "finished"
     ROUND_VOID = "round_void"
+    STALE = "stale"
     LINEAGE_CHANGED = "lineage_changed"
     NON_FINITE = "non_finite"
     TOO_LARGE = "too_large"
@@ -113,13 +114,17 @@ class DropStaging:
 
 @dataclass(frozen=True)
 class Contribution:
-    """One staged gradient of a round. `scale` is s_i, `share` its part by weight, both float32 held in a float."""
+    """One staged gradient of a round, taken at the parameters of `base_step`.
+
+    `scale` is s_i with staleness, `share` its part by weight, both float32 held in a float.
+    """
 
     worker: str
     epoch: int
     seq: int
     scale: float
     share: float
+    base_step: int
 
 
 @dataclass(frozen=True)
@@ -173,7 +178,7 @@ class OutcomeRecord:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """MEMBER: what became of an epoch: "joined", "left", "expired" or "superseded"."""
+    """MEMBER: what became of an epoch: "joined", "left", "expired", "superseded" or "set aside"."""
 
     worker: str
     epoch: int

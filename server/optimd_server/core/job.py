@@ -1,9 +1,6 @@
-"""The state machine of one job: creation, membership, admission of pushes. Rounds are in core.sync.
+"""The state machine of one job: creation, membership, admission of pushes. The rules are written down in core.
 
 After every event the rounds advance as far as they can. An event that is refused raises before anything has changed.
-
-A push is offered (header), staged outside, then committed. What its header already decides (a duplicate, late,
-finished, another lineage) is answered at the offer, before its payload is read.
 """
 
 from __future__ import annotations
@@ -11,9 +8,10 @@ from __future__ import annotations
 import math
 
 from optimdpb.errors import NotServed, Refused
-from optimdpb.specs import JobSpec, Sync
+from optimdpb.specs import Async, JobSpec, Ssp, Sync
 
 from optimd_server.core.arithmetic import Committed
+from optimd_server.core.asynchronous import AsyncRounds
 from optimd_server.core.effects import (
     Answered,
     BecameReady,
@@ -46,6 +44,8 @@ from optimd_server.core.events import (
 )
 from optimd_server.core.ledger import Account
 from optimd_server.core.members import Member
+from optimd_server.core.rounds import Rounds
+from optimd_server.core.ssp import SspRounds
 from optimd_server.core.state import JobState
 from optimd_server.core.sync import SyncRounds
 
@@ -60,10 +60,8 @@ class JobMachine:
     """
 
     def __init__(self, spec: JobSpec, *, lease_s: float, tick_interval_s: float) -> None:
-        if not isinstance(spec.consistency, Sync):
-            raise NotServed(f"consistency {type(spec.consistency).__name__}")
         self.state = JobState(spec, lease_s)
-        self.rounds = SyncRounds(self.state, spec.consistency)
+        self.rounds = _rounds_of(self.state)
         self._tick_interval_s = tick_interval_s
         self._last_tick_s: float | None = None
 
@@ -75,7 +73,15 @@ class JobMachine:
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take one event at monotonic time now_s. Raises Refused, having changed nothing."""
         effects = self._take(event, now_s)
-        return effects + self.rounds.advance() if self.state.creation.ready else effects
+        if not self.state.creation.ready:
+            return effects
+        effects += self.rounds.advance(now_s)
+        while self.state.broken:
+            member = self.state.broken.pop()
+            if self.state.members.live(member.worker, member.epoch) is member:
+                effects += self._remove(member, "set aside")
+                effects += self.rounds.advance(now_s)
+        return effects
 
     def _take(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -116,7 +122,7 @@ class JobMachine:
             raise Refused("NOT_JOINED", message, worker=worker, epoch=epoch)
         if seq > account.last_seq:
             return None
-        if seq == account.last_seq and account.pending:
+        if seq == account.last_seq and (account.pending or self.rounds.withholds(worker, epoch)):
             return Pending()
         return self.state.ledger.recall(account, seq)
 
@@ -131,6 +137,7 @@ class JobMachine:
         """Assert what must hold after every event."""
         members = self.state.members
         assert members.last_epoch >= max((member.epoch for member in members), default=0)
+        assert not self.state.broken
         self.rounds.check_invariants()
 
     def _create(self, worker: str, now_s: float) -> list[Effect]:
@@ -145,8 +152,9 @@ class JobMachine:
         members = self.state.members
         member, superseded = members.join(worker, now_s)
         self.state.ledger.open(worker, member.epoch)
+        self.rounds.joined(member)
         effects: list[Effect] = [
-            Joined(worker, member.epoch, members.ranks()[worker], len(members)),
+            Joined(worker, member.epoch, members.rank(worker), len(members)),
             MemberRecord(worker, member.epoch, "joined"),
         ]
         if superseded is not None:
@@ -158,9 +166,9 @@ class JobMachine:
         return self._epoch_over(member, how)
 
     def _epoch_over(self, member: Member, change: str) -> list[Effect]:
-        """Committed to the open round stays; held or half staged goes."""
+        """What the model lets count stays; what is half staged goes."""
         effects: list[Effect] = [MemberRecord(member.worker, member.epoch, change)]
-        effects += self.rounds.epoch_over(member.worker, member.epoch, change)
+        effects += self.rounds.epoch_over(member, change)
         account = self.state.ledger.find(member.worker, member.epoch)
         if account is None or not account.pending:
             effects.append(DropStaging(member.worker, member.epoch))
@@ -173,6 +181,7 @@ class JobMachine:
         if late_s > self._tick_interval_s:
             self.state.members.extend(late_s)
             self.state.creation.extend(late_s)
+            self.rounds.extend(late_s)
         effects: list[Effect] = []
         for member in self.state.members.expired(now_s):
             effects += self._remove(member, "expired")
@@ -192,7 +201,8 @@ class JobMachine:
         member = self.state.members.check(push.worker, push.epoch)
         account = self.state.ledger.find(push.worker, push.epoch)
         assert account is not None, f"live epoch {push.epoch} of {push.worker} has no account"
-        return member, account, self.state.ledger.check_next(account, push.seq)
+        withheld = self.rounds.withholds(push.worker, push.epoch)
+        return member, account, self.state.ledger.check_next(account, push.seq, withheld=withheld)
 
     def _admit(self, push: Push, now_s: float) -> list[Effect]:
         """Answer what the header alone decides; nothing if the payload matters."""
@@ -202,21 +212,23 @@ class JobMachine:
         if known is not None:
             state.counters.duplicates += 1
             return [Answered(push.worker, push.epoch, known, duplicate=True)]
-        if account.pending:
+        if push.seq == account.last_seq:
             state.counters.duplicates += 1
             return [Pending()]
-        if not state.finished and push.base.lineage == state.lineage and push.base.step > state.step:
+        same_lineage = push.base.lineage == state.lineage
+        if not state.finished and same_lineage and push.base.step > state.step:
             detail = f"its base step is {push.base.step}, the job is at {state.step}"
             return self.rounds.reject(push, Reason.BASE_IN_FUTURE, detail)
-        if not state.finished and push.base == self.version:
+        old = self.rounds.too_old(push) if same_lineage else None
+        if not state.finished and same_lineage and old is None:
             return []
         state.ledger.take(push.worker, push.epoch, push.seq)
         if state.finished:
-            return state.settle_finished(push)
-        if push.base.lineage != state.lineage:
-            detail = f"its base lineage is {push.base.lineage[:32]!r}, the job's is {state.lineage!r}"
-            return state.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
-        return state.settle_late(push)
+            return self.rounds.settle_finished(push)
+        if old is not None:
+            return self.rounds.settle(push, Status.DISCARDED, *old)
+        detail = f"its base lineage is {push.base.lineage[:32]!r}, the job's is {state.lineage!r}"
+        return self.rounds.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
 
     def _offer(self, push: Push, now_s: float) -> list[Effect]:
         return self._admit(push, now_s) or [Proceed()]
@@ -226,8 +238,7 @@ class JobMachine:
         if answered:
             return answered
         if not math.isfinite(event.magnitude_max):
-            rejected = self.rounds.reject(event.push, Reason.NON_FINITE, "the gradient holds NaN or infinity")
-            return [*rejected, DropStaging(event.push.worker, event.push.epoch)]
+            return self.rounds.reject(event.push, Reason.NON_FINITE, "the gradient holds NaN or infinity")
         self.rounds.commit(Committed(event.push, event.magnitude_max))
         return []
 
@@ -236,3 +247,16 @@ def check_seq(seq: int) -> None:
     """Raises Refused(INVALID_PUSH) for a seq that no push can have."""
     if seq < 1:
         raise Refused("INVALID_PUSH", f"seq: expected at least 1, got {seq}", field="seq")
+
+
+def _rounds_of(state: JobState) -> Rounds:
+    """Raises NotServed for a consistency model that this server does not know."""
+    match state.spec.consistency:
+        case Sync() as model:
+            return SyncRounds(state, model)
+        case Async() as model:
+            return AsyncRounds(state, model)
+        case Ssp() as model:
+            return SspRounds(state, model)
+        case model:
+            raise NotServed(f"consistency {type(model).__name__}")

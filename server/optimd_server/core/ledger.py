@@ -1,7 +1,8 @@
 """The outcome table: what became of every push, so that a resent one is answered, never applied again.
 
-Per (worker, epoch): the last seq taken, whether it is pending, and the last few outcomes. Bounded: dead epochs are
-forgotten oldest first; an epoch number is never used again, so a forgotten one cannot be re-opened.
+Per (worker, epoch): the last seq taken, whether it is pending, and the last few outcomes. Bounded by counts, never by
+time: a live epoch forgets its oldest outcomes, a dead one keeps its last, dead epochs are forgotten oldest first. An
+epoch number is never used again, so a forgotten one cannot be re-opened.
 """
 
 from __future__ import annotations
@@ -45,10 +46,15 @@ class Ledger:
 
     def retire(self, worker: str, epoch: int) -> None:
         """The epoch is over; its account is kept for a while. Pending accounts outlive the bound until answered."""
+        account = self._accounts[worker, epoch]
+        account.outcomes = deque(list(account.outcomes)[-1:], maxlen=1)
         self._dead[worker, epoch] = None
-        for key in list(self._dead)[: max(0, len(self._dead) - DEAD_EPOCHS_KEPT)]:
-            if not self._accounts[key].pending:
-                del self._dead[key], self._accounts[key]
+        for _ in range(len(self._dead) - DEAD_EPOCHS_KEPT):
+            key, _ = self._dead.popitem(last=False)
+            if self._accounts[key].pending:
+                self._dead[key] = None  # to the end of the row: its outcome is still to come
+            else:
+                del self._accounts[key]
 
     def find(self, worker: str, epoch: int) -> Account | None:
         """The account of an epoch, if remembered."""
@@ -69,15 +75,19 @@ class Ledger:
         account.pending = False
         account.outcomes.append(outcome)
 
-    def check_next(self, account: Account, seq: int) -> Outcome | None:
-        """None if `seq` is the next one or pending; its outcome if it is a duplicate. Raises Refused."""
+    def check_next(self, account: Account, seq: int, *, withheld: bool) -> Outcome | None:
+        """None if `seq` is the next one or in flight; its outcome if it is a duplicate. Raises Refused.
+
+        In flight: without an outcome, or with one that is withheld.
+        """
+        in_flight = account.pending or withheld
         if seq > account.last_seq + 1:
             expected = account.last_seq + 1
             raise Refused(
                 "SEQ_GAP", f"expected seq {expected} as the next one, got {seq}", expected_seq=expected, seq=seq
             )
         if seq == account.last_seq + 1:
-            if account.pending:
+            if in_flight:
                 raise Refused(
                     "PUSH_IN_FLIGHT",
                     f"expected the outcome of seq {account.last_seq} to be awaited first, got seq {seq}",
@@ -85,7 +95,7 @@ class Ledger:
                     seq=seq,
                 )
             return None
-        if seq == account.last_seq and account.pending:
+        if seq == account.last_seq and in_flight:
             return None
         return self.recall(account, seq)
 
@@ -121,7 +131,7 @@ class Ledger:
         """Take over saved accounts."""
         for entry in saved:
             key = entry["worker"], entry["epoch"]
-            outcomes = deque(map(_outcome, entry["outcomes"]), maxlen=OUTCOMES_KEPT)
+            outcomes = deque(map(_outcome, entry["outcomes"]), maxlen=1 if entry["dead"] else OUTCOMES_KEPT)
             self._accounts[key] = Account(int(entry["last_seq"]), False, outcomes)
             if entry["dead"]:
                 self._dead[key] = None

@@ -6,42 +6,50 @@ server expires nobody before it has given back the time it slept.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from optimdpb.errors import EpochSuperseded, LeaseExpired, Refused
+from optimdpb.errors import EpochSuperseded, LeaseExpired, Refused, WorkerSetAside
 
 GONE_KEPT = 4096
 
 
 @dataclass
 class Member:
-    """One worker under its newest epoch. `gone` is "" while it is live, else "left" or "expired"."""
+    """One worker under its newest epoch.
+
+    gone: "" while it is live, else "left", "expired" or "set aside". rejections: of its pushes, since one was applied.
+    """
 
     worker: str
     epoch: int
     lease_until_s: float
     seen_s: float
     gone: str = ""
+    rejections: int = 0
 
 
 class Members:
-    """All workers of one job."""
+    """All workers of one job. Each event costs the same however many there are."""
 
     def __init__(self, lease_s: float) -> None:
         self.lease_s = lease_s
         self.last_epoch = 0
         self._live: dict[str, Member] = {}
+        self._names: list[str] = []
         self._gone: OrderedDict[str, Member] = OrderedDict()
+        self._first_end_s = math.inf  # no lease ends before
 
     def __len__(self) -> int:
         return len(self._live)
 
     def __iter__(self) -> Iterator[Member]:
         """Live members in byte order of names."""
-        return iter([self._live[name] for name in sorted(self._live)])
+        return iter([self._live[name] for name in self._names])
 
     def take_epoch(self) -> int:
         """A number larger than any before."""
@@ -54,10 +62,13 @@ class Members:
         self._gone.pop(worker, None)
         member = Member(worker, self.take_epoch(), now_s + self.lease_s, now_s)
         self._live[worker] = member
+        if superseded is None:
+            insort(self._names, worker)
+        self._first_end_s = min(self._first_end_s, member.lease_until_s)
         return member, superseded
 
     def check(self, worker: str, epoch: int) -> Member:
-        """The live member of that epoch. Raises Refused(NOT_JOINED), EpochSuperseded, LeaseExpired."""
+        """The live member of that epoch. Raises Refused(NOT_JOINED), EpochSuperseded, LeaseExpired, WorkerSetAside."""
         member = self._live.get(worker) or self._gone.get(worker)
         if member is not None and epoch < member.epoch:
             raise EpochSuperseded(worker, epoch, member.epoch)
@@ -70,12 +81,26 @@ class Members:
             )
         if member.gone == "expired":
             raise LeaseExpired(worker, epoch)
+        if member.gone == "set aside":
+            raise WorkerSetAside(worker, epoch, member.rejections)
         return member
+
+    def live(self, worker: str, epoch: int) -> Member | None:
+        """The member of that epoch if it is live."""
+        member = self._live.get(worker)
+        return member if member is not None and member.epoch == epoch else None
 
     def is_live(self, worker: str, epoch: int) -> bool:
         """Whether that epoch is live."""
-        member = self._live.get(worker)
-        return member is not None and member.epoch == epoch
+        return self.live(worker, epoch) is not None
+
+    def has(self, worker: str) -> bool:
+        """Whether any epoch of that worker is live."""
+        return worker in self._live
+
+    def rank(self, worker: str) -> int:
+        """Place of a live worker in byte order of names, from 0."""
+        return bisect_left(self._names, worker)
 
     def renew(self, member: Member, now_s: float) -> None:
         """The member was heard of."""
@@ -85,6 +110,7 @@ class Members:
         """The member left or expired."""
         member.gone = how
         del self._live[member.worker]
+        del self._names[self.rank(member.worker)]
         self._gone[member.worker] = member
         while len(self._gone) > GONE_KEPT:
             self._gone.popitem(last=False)
@@ -93,34 +119,42 @@ class Members:
         """Give every live member more time."""
         for member in self._live.values():
             member.lease_until_s += by_s
+        self._first_end_s += by_s
 
     def expired(self, now_s: float) -> list[Member]:
         """Live members whose lease is over, in byte order of names."""
-        return [member for member in self if member.lease_until_s < now_s]
-
-    def ranks(self) -> dict[str, int]:
-        """Place of each live worker in byte order of names, from 0."""
-        return {name: rank for rank, name in enumerate(sorted(self._live))}
+        if now_s <= self._first_end_s:
+            return []
+        over = [member for member in self if member.lease_until_s < now_s]
+        going_on = (member.lease_until_s for member in self._live.values() if member.lease_until_s >= now_s)
+        self._first_end_s = min(going_on, default=math.inf)
+        return over
 
     def saved(self) -> dict[str, Any]:
         """The epoch counter, live and gone workers as plain values; leases are not part of it."""
         return {
             "last_epoch": self.last_epoch,
-            "live": [[member.worker, member.epoch] for member in self],
-            "gone": [[member.worker, member.epoch, member.gone] for member in self._gone.values()],
+            "live": [[member.worker, member.epoch, member.rejections] for member in self],
+            "gone": [[member.worker, member.epoch, member.gone, member.rejections] for member in self._gone.values()],
         }
 
     def restore(self, saved: dict[str, Any], now_s: float) -> None:
         """Take over saved members, the live ones under full leases."""
         self.last_epoch = int(saved["last_epoch"])
         until_s = now_s + self.lease_s
-        self._live = {worker: Member(worker, epoch, until_s, now_s) for worker, epoch in saved["live"]}
+        self._live = {
+            worker: Member(worker, epoch, until_s, now_s, rejections=rejections)
+            for worker, epoch, rejections in saved["live"]
+        }
+        self._names, self._first_end_s = sorted(self._live), until_s
         self._gone = OrderedDict(
-            (worker, Member(worker, epoch, now_s, now_s, how)) for worker, epoch, how in saved["gone"]
+            (worker, Member(worker, epoch, now_s, now_s, how, rejections))
+            for worker, epoch, how, rejections in saved["gone"]
         )
 
     def forget_all(self, epochs_skipped: int) -> None:
         """Nobody is a member any more, and no epoch that may have been given out is given again."""
         self._live.clear()
+        self._names.clear()
         self._gone.clear()
         self.last_epoch += epochs_skipped

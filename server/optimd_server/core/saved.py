@@ -32,6 +32,7 @@ def saved_state(machine: JobMachine) -> Plain:
         "history": [dataclasses.asdict(entry) for entry in state.history],
         "members": state.members.saved(),
         "ledger": state.ledger.saved(),
+        "rounds": machine.rounds.saved(),
     }
 
 
@@ -46,6 +47,7 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.creation.ready = True
     state.lineage = str(saved["lineage"]) if fresh_lineage is None else fresh_lineage
     state.step, state.rule_count = int(saved["step"]), int(saved["rule_count"])
+    state.restored_step = state.step
     state.memories = _memories(state, saved["memories"])
     state.opened = bool(saved["opened"])
     state.counters = Counters(**saved["counters"])
@@ -54,6 +56,7 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.members.restore(saved["members"], now_s)
     if fresh_lineage is None:
         state.ledger.restore(saved["ledger"])
+        machine.rounds.restore(saved["rounds"])
     else:
         state.members.forget_all(EPOCHS_SKIPPED)
     state.note("restored" if fresh_lineage is None else "restored with loss")

@@ -1,4 +1,4 @@
-"""What a job is at one moment, and how a push gets its outcome."""
+"""What a job is at one moment."""
 
 from __future__ import annotations
 
@@ -7,19 +7,10 @@ from dataclasses import dataclass
 from optimdpb.specs import JobSpec
 
 from optimd_server.core.creation import Creation
-from optimd_server.core.effects import (
-    Answered,
-    DropStaging,
-    Effect,
-    Outcome,
-    OutcomeRecord,
-    Reason,
-    RoundRecord,
-    Status,
-)
+from optimd_server.core.effects import Outcome, Reason, RoundRecord, Status
 from optimd_server.core.events import Push
 from optimd_server.core.ledger import Ledger
-from optimd_server.core.members import Members
+from optimd_server.core.members import Member, Members
 from optimd_server.optimizers import plan_of
 from optimd_server.schedules import value_at
 
@@ -62,6 +53,8 @@ class JobState:
         self.memories = self.plan.first_memories()
         self.counters = Counters()
         self.opened = False
+        self.restored_step = 0
+        self.broken: list[Member] = []
         self.last_round: RoundRecord | None = None
         self.history: list[HistoryEntry] = []
         self.members = Members(lease_s)
@@ -83,30 +76,26 @@ class JobState:
 
     def outcome(self, push: Push, status: Status, reason: Reason, detail: str) -> Outcome:
         """The outcome of a push as things stand now."""
-        rank = self.members.ranks()[push.worker] if self.members.is_live(push.worker, push.epoch) else -1
+        rank = self.members.rank(push.worker) if self.members.live(push.worker, push.epoch) is not None else -1
         staleness = self.step - push.base.step if push.base.lineage == self.lineage else 0
         rate = self.learning_rate()
         return Outcome(push.seq, status, reason, detail, self.step, rate, staleness, rank, len(self.members))
 
-    def settle(self, push: Push, status: Status, reason: Reason, detail: str) -> list[Effect]:
-        """Store and send the outcome of a pending push that is not applied."""
-        outcome = self.outcome(push, status, reason, detail)
+    def record(self, push: Push, outcome: Outcome) -> None:
+        """Store and count the outcome of a taken push."""
         self.ledger.settle(push.worker, push.epoch, outcome)
-        if status is Status.REJECTED:
-            self.counters.rejected += 1
-        else:
+        member = self.members.live(push.worker, push.epoch)
+        if outcome.status is Status.APPLIED:
+            self.counters.applied += 1
+            if member is not None:
+                member.rejections = 0
+            return
+        if outcome.status is Status.DISCARDED:
             self.counters.discarded += 1
-        return [
-            OutcomeRecord(push.worker, push.epoch, outcome),
-            Answered(push.worker, push.epoch, outcome),
-            DropStaging(push.worker, push.epoch),
-        ]
-
-    def settle_late(self, push: Push) -> list[Effect]:
-        """DISCARDED(LATE)."""
-        detail = f"its base step is {push.base.step}, the job is at {self.step}"
-        return self.settle(push, Status.DISCARDED, Reason.LATE, detail)
-
-    def settle_finished(self, push: Push) -> list[Effect]:
-        """DISCARDED(FINISHED)."""
-        return self.settle(push, Status.DISCARDED, Reason.FINISHED, f"the job finished at step {self.step}")
+            return
+        self.counters.rejected += 1
+        if member is not None:
+            member.rejections += 1
+            limit = self.spec.rejections_max
+            if limit is not None and member.rejections == limit:
+                self.broken.append(member)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike
-from optimdpb.specs import JobSpec
+from optimdpb.specs import Async, JobSpec
 
 from optimd_server.core.effects import Apply, Prepare
 from optimd_server.optimizers import Plan
@@ -26,7 +26,7 @@ class ShardGroup:
 
     def __init__(self, spec: JobSpec, plan: Plan, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
         bounds = split_evenly(piece_bounds(spec.layout), shard_count)
-        self.shards = [Shard(plan, spec.layout, part, threads_max) for part in bounds]
+        self.shards = [Shard(plan, spec.layout, part, threads_max, _delay_of(spec)) for part in bounds]
         self._chunk_bytes_max = chunk_bytes_max
         self._vector_names = vector_names(spec)
         self.staged: dict[tuple[str, int], StagedGradient] = {}
@@ -106,3 +106,11 @@ class ShardGroup:
     def size_bytes(self) -> int:
         """Bytes of the parameters."""
         return sum(shard.parameters.nbytes for shard in self.shards)
+
+
+def _delay_of(spec: JobSpec) -> tuple[float, int] | None:
+    """(lambda, versions kept) of a job's delay compensation."""
+    model = spec.consistency
+    if not isinstance(model, Async) or model.delay_compensation is None:
+        return None
+    return model.delay_compensation, model.versions_kept

@@ -127,8 +127,9 @@ class JobService:
                 epoch=member.epoch,
                 rank=rank,
                 last_seq=account.last_seq if account else 0,
-                member=rounds.round is not None and rounds.round.members.get(member.worker) == member.epoch,
+                member=rounds.counts(member.worker, member.epoch),
                 lease_left=lease_left,
+                rejections=member.rejections,
             )
         return response
 

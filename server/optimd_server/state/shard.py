@@ -14,9 +14,11 @@ from optimdpb.specs import Layout
 
 from optimd_server.core.effects import Apply, Contribution, Prepare
 from optimd_server.optimizers import NO_ROW, Plan
+from optimd_server.optimizers.compensation import compensate_blocks
 from optimd_server.optimizers.gradients import FLOAT32_BYTES, Sources, reduce_blocks
 from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.loops import piece_squares
+from optimd_server.state.past import PastVersions
 from optimd_server.state.pieces import Int64s, blocks_of, piece_bounds, runs_of
 
 LINE_BYTES = 64
@@ -30,9 +32,12 @@ class Shard:
     """Elements bounds[0] to bounds[-1] of a job; bounds are those of its pieces.
 
     Owns its memory. `parameters` is (n,), `slots` (slot, n), both float32 and changed in place by apply() alone.
+    delay: (lambda, versions kept) of delay compensation, None for none.
     """
 
-    def __init__(self, plan: Plan, layout: Layout, bounds: Int64s, threads_max: int) -> None:
+    def __init__(
+        self, plan: Plan, layout: Layout, bounds: Int64s, threads_max: int, delay: tuple[float, int] | None = None
+    ) -> None:
         self.rule = plan.rule
         self.element_start, self.element_stop = int(bounds[0]), int(bounds[-1])
         elements = self.element_stop - self.element_start
@@ -51,6 +56,8 @@ class Shard:
         self._free: list[Float32s] = []
         self._reduced: Float32s | None = None
         self._reduced_step = -1
+        self._delay_strength = np.float32(delay[0] if delay else 0.0)
+        self._past = PastVersions(delay[1], elements) if delay else None
 
     @property
     def elements(self) -> int:
@@ -103,7 +110,9 @@ class Shard:
         if self.step == step + 1:
             return
         assert self.step == step, f"apply({step}) on a shard at step {self.step}"
-        sources = self._sources(command)
+        sources = self._reduce(command, run) if self._is_delayed(command) else self._sources(command)
+        if self._past is not None:
+            self._past.keep(step, self.parameters)
         slabs, scalars, limits = (self.parameters, self.slots), command.scalars, command.limits
 
         def update(thread: int, first: int, last: int) -> None:
@@ -116,15 +125,34 @@ class Shard:
         self.step = step + 1
         self._reduced_step = -1
 
-    def _reduce(self, command: Prepare, run: RunOnThreads) -> Sources:
+    def _reduce(self, command: Prepare | Apply, run: RunOnThreads) -> Sources:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""
         sources = self._sources(command)  # of a second prepare() it is the reduction itself
-        if sources.scales.tolist() == [1.0] and sources.item_bytes[0] == FLOAT32_BYTES:
+        delayed = self._is_delayed(command) and self._reduced_step != command.step
+        if not delayed and sources.scales.tolist() == [1.0] and sources.item_bytes[0] == FLOAT32_BYTES:
             return sources
         reduced = self._reduced = _slab(self.elements) if self._reduced is None else self._reduced
-        run(self._reducer(reduced, sources, self._blocks), len(self._blocks))
+        if delayed:
+            self._compensate(command.contributions[0], reduced, run)
+        else:
+            run(self._reducer(reduced, sources, self._blocks), len(self._blocks))
         self._reduced_step = command.step
         return self._sources(command)
+
+    def _is_delayed(self, command: Prepare | Apply) -> bool:
+        """Whether the round's gradient, one alone then, is to be compensated for its delay."""
+        return self._past is not None and command.contributions[0].base_step < command.step
+
+    def _compensate(self, part: Contribution, target: Float32s, run: RunOnThreads) -> None:
+        """Write s_0 g_0' to `target`."""
+        assert self._past is not None
+        base, scale = self._past.at(part.base_step), np.float32(part.scale)
+        run(self._reducer(target, self._staged_sources([(part, 1.0)]), self._blocks), len(self._blocks))
+
+        def work(_: int, first: int, last: int) -> None:
+            compensate_blocks(target, scale, self._delay_strength, self.parameters, base, self._blocks, first, last)
+
+        run(work, len(self._blocks))
 
     def _reducer(self, target: Float32s, sources: Sources, blocks: Int64s) -> Callable[[int, int, int], None]:
         return lambda thread, first, last: reduce_blocks(target, *sources, blocks, first, last, self._scratch[thread])

@@ -17,7 +17,6 @@ from optimd_server.core.effects import (
     Status,
 )
 from optimd_server.core.events import Applied, Version
-from optimdpb.errors import NotServed
 from optimdpb.specs import SGD, ClipGlobalNorm, Linear, Sync
 
 from tests.unit.core.conftest import LEASE_S, LINEAGE, Job
@@ -273,12 +272,6 @@ def test_every_push_not_applied_is_recorded(job: Job) -> None:
     job.push("a", base_step=0)
     (record,) = [e for e in job.effects if isinstance(e, OutcomeRecord)]
     assert (record.worker, record.outcome.reason, record.outcome.staleness) == ("a", Reason.LATE, 1)
-
-
-@pytest.mark.parametrize("option", [{"quorum": 1}, {"round_timeout_s": 1.0}])
-def test_options_that_are_not_served_yet(option: dict[str, float]) -> None:
-    with pytest.raises(NotServed, match=next(iter(option))):
-        Job(consistency=Sync(2, **option))  # type: ignore[arg-type]
 
 
 def test_why_not_yet_is_said_in_words(job: Job) -> None:

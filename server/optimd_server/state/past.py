@@ -1,0 +1,35 @@
+"""Parameters of the last few versions, for whoever must know what a stale gradient was taken at."""
+
+from __future__ import annotations
+
+import numpy as np
+from optimdpb.errors import Refused
+
+from optimd_server.optimizers.kernels import Float32s
+
+
+class PastVersions:
+    """At most `kept` vectors of `elements`, the oldest making room. Memory is taken as versions come, then reused."""
+
+    def __init__(self, kept: int, elements: int) -> None:
+        self._kept = kept
+        self._elements = elements
+        self._vectors: dict[int, Float32s] = {}
+
+    def keep(self, step: int, parameters: Float32s) -> None:
+        """Copy the parameters as they are at `step`, larger than any before."""
+        full = len(self._vectors) == self._kept
+        vector = self._vectors.pop(min(self._vectors)) if full else np.empty(self._elements, np.float32)
+        np.copyto(vector, parameters)
+        self._vectors[step] = vector
+
+    def at(self, step: int) -> Float32s:
+        """The vector itself, not to be changed. Raises Refused(INTERNAL) if not kept: the core asks for none such."""
+        vector = self._vectors.get(step)
+        if vector is None:
+            raise Refused("INTERNAL", f"expected parameters of one of steps {sorted(self._vectors)}, got {step}")
+        return vector
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._vectors.clear()
