@@ -146,7 +146,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest truncated": (truncated("manifest.json", 200), "cannot be read"),
     "manifest empty": (truncated("manifest.json", 0), "cannot be read"),
     "manifest no object": (lambda folder: (folder / "manifest.json").write_text("[]"), "expected a JSON object"),
-    "newer format": (edited(lambda body: body.update(format=2)), "expected format 1, got 2"),
+    "newer format": (edited(lambda body: body.update(format=3)), "expected format 2, got 3"),
     "no format": (edited(lambda body: body.pop("format")), "expected format 2, got None"),
     "no spec": (edited(lambda body: body.pop("spec")), "not understood"),
     "spec out of range": (with_rule(adam={**CONSTANT, "beta2": 2}), "not understood"),
