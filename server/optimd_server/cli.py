@@ -19,6 +19,7 @@ from optimdpb.errors import Refused
 
 from optimd_server.optimizers.warmup import compile_kernels
 from optimd_server.runtime import Runtime, ServerConfig
+from optimd_server.runtime.config import MIB
 from optimd_server.service import Service
 
 log = logging.getLogger("optimd_server")
@@ -94,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="save jobs here at the end, restore them at start")
     parser.add_argument("--shards", type=int, metavar="N", help="parts that every job is cut into (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
+    parser.add_argument("--staging-mib", type=int, metavar="N", help="memory for gradients (default: half of all)")
     parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
     return parser
@@ -108,6 +110,10 @@ def _config(options: argparse.Namespace) -> ServerConfig:
         if not low <= value <= high:
             raise ValueError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
         given[name] = value
+    if options.staging_mib is not None:
+        if options.staging_mib < 1:
+            raise ValueError(f"--staging-mib: expected at least 1, got {options.staging_mib}")
+        given["staging_bytes_max"] = options.staging_mib * MIB
     return ServerConfig(**given)
 
 

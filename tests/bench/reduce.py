@@ -20,7 +20,7 @@ ELEMENTS = 25_000_000
 WORKERS = (1, 2, 4, 8)
 THREADS = (1, 2)
 ROUNDS = 9
-SUM = Contribution("sum", 1, 1, 1.0, 1.0)
+SUM = Contribution("sum", 1, 1, 1.0, 1.0, 0)
 
 
 def run() -> dict[str, list[Figure]]:
@@ -47,7 +47,7 @@ def _reduce(threads: int) -> list[Figure]:
 
 
 def _one_pass(trainer: Trainer, count: int) -> Callable[[], object]:
-    parts = tuple(Contribution(f"w{worker}", 1, 1, 1.0 / count, 1.0 / count) for worker in range(count))
+    parts = tuple(Contribution(f"w{worker}", 1, 1, 1.0 / count, 1.0 / count, 0) for worker in range(count))
     return lambda: trainer.close_round(parts)
 
 

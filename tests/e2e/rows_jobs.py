@@ -197,6 +197,7 @@ MISMATCHES = [
     mismatch("another reduction", "reduction", lambda spec: setattr(spec, "reduction", pb.REDUCTION_SUM)),
     mismatch("a clip", "clip", lambda spec: setattr(spec.clip, "global_norm", 1.0)),
     mismatch("another steps_max", "steps_max", lambda spec: setattr(spec, "steps_max", 5)),
+    mismatch("a rejections_max", "rejections_max", lambda spec: setattr(spec, "rejections_max", 5)),
 ]
 
 SPECS = [
@@ -261,10 +262,19 @@ UNSERVED = [
         for field in pb.Schedule.DESCRIPTOR.oneofs_by_name["kind"].fields
         if field.name not in SERVED_SCHEDULES
     ],
-    not_served("async", lambda spec: spec.consistency.__getattribute__("async").SetInParent()),
-    not_served("ssp", lambda spec: spec.consistency.ssp.SetInParent()),
-    not_served("quorum", consistency(quorum=1)),
-    not_served("round_timeout_s", consistency(round_timeout_s=1.0)),
+    invalid_spec(
+        "negative staleness_max",
+        "consistency.staleness_max",
+        lambda spec: setattr(spec.consistency.__getattribute__("async"), "staleness_max", -1),
+    ),
+    invalid_spec(
+        "delay compensation without a bound",
+        "consistency.delay_compensation",
+        lambda spec: setattr(spec.consistency.__getattribute__("async"), "delay_compensation", 0.1),
+    ),
+    invalid_spec("negative ssp", "consistency.staleness", lambda spec: setattr(spec.consistency.ssp, "staleness", -1)),
+    invalid_spec("quorum above workers", "consistency.quorum", consistency(quorum=2)),
+    invalid_spec("timeout alone", "consistency.round_timeout_s", consistency(round_timeout_s=1.0)),
     not_served("schedule of momentum", lambda spec: spec.optimizer.schedules["momentum"].constant.SetInParent()),
 ]
 

@@ -82,7 +82,7 @@ class Trainer:
             for shard in self.group.shards:
                 staged = shard.stage(part.worker, 1, part.gradient.dtype)
                 staged[:] = part.gradient[shard.element_start : shard.element_stop]
-        return tuple(Contribution(p.worker, 1, 1, s, s) for p, s in zip(parts, shares, strict=True))
+        return tuple(Contribution(p.worker, 1, 1, s, s, self.step) for p, s in zip(parts, shares, strict=True))
 
     def close_round(self, contributions: tuple[Contribution, ...]) -> None:
         """Close a round over what is staged."""

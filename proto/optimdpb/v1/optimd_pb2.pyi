@@ -262,7 +262,7 @@ class Version(_message.Message):
     def __init__(self, lineage: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("chunk_bytes_max", "step_bytes_max", "wait_ms_max", "parameters_bytes_max", "tensors_max", "workers_max", "jobs_max")
+    __slots__ = ("chunk_bytes_max", "step_bytes_max", "wait_ms_max", "parameters_bytes_max", "tensors_max", "workers_max", "jobs_max", "staging_bytes_max", "calls_max")
     CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     STEP_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +270,8 @@ class Limits(_message.Message):
     TENSORS_MAX_FIELD_NUMBER: _ClassVar[int]
     WORKERS_MAX_FIELD_NUMBER: _ClassVar[int]
     JOBS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STAGING_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
     chunk_bytes_max: int
     step_bytes_max: int
     wait_ms_max: int
@@ -277,7 +279,9 @@ class Limits(_message.Message):
     tensors_max: int
     workers_max: int
     jobs_max: int
-    def __init__(self, chunk_bytes_max: _Optional[int] = ..., step_bytes_max: _Optional[int] = ..., wait_ms_max: _Optional[int] = ..., parameters_bytes_max: _Optional[int] = ..., tensors_max: _Optional[int] = ..., workers_max: _Optional[int] = ..., jobs_max: _Optional[int] = ...) -> None: ...
+    staging_bytes_max: int
+    calls_max: int
+    def __init__(self, chunk_bytes_max: _Optional[int] = ..., step_bytes_max: _Optional[int] = ..., wait_ms_max: _Optional[int] = ..., parameters_bytes_max: _Optional[int] = ..., tensors_max: _Optional[int] = ..., workers_max: _Optional[int] = ..., jobs_max: _Optional[int] = ..., staging_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()

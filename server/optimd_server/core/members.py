@@ -90,6 +90,10 @@ class Members:
         member = self._live.get(worker)
         return member if member is not None and member.epoch == epoch else None
 
+    def of(self, worker: str) -> Member | None:
+        """The worker's live member."""
+        return self._live.get(worker)
+
     def is_live(self, worker: str, epoch: int) -> bool:
         """Whether that epoch is live."""
         return self.live(worker, epoch) is not None

@@ -30,6 +30,12 @@ class ServerConfig:
     one_thread_bytes_max: int = 4 * MIB
     # More can never fit, whatever else runs here.
     parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    # Gradients that are staged, of all jobs together; more is refused with a delay to try again after.
+    staging_bytes_max: int = field(
+        default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    )
+    # Calls in hand, parked ones included. Above it new ones are refused, but never a sign of life.
+    calls_max: int = 8192
     # A specification must fit a message of gRPC's default limit.
     tensors_max: int = 20_000
     workers_max: int = 4096

@@ -11,19 +11,33 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from numpy.typing import DTypeLike
 from optimdpb.checksum import crc32c
 from optimdpb.frames import with_data
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core import JobMachine
-from optimd_server.core.effects import Answered, Apply, BecameReady, DropStaging, Effect, Outcome, Pending, Prepare
-from optimd_server.core.events import Applied, Event, Prepared, Version
+from optimd_server.core.effects import (
+    Answered,
+    Apply,
+    BecameReady,
+    DropStaging,
+    Effect,
+    Joined,
+    MemberRecord,
+    Outcome,
+    Pending,
+    Prepare,
+)
+from optimd_server.core.events import Applied, Event, JoinRequested, Prepared, Push, Version
 from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import Float32s
+from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.threads import KernelThreads
+from optimd_server.state import StagedGradient
 from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
@@ -46,6 +60,7 @@ class JobHost:
         spec: JobSpec,
         config: ServerConfig,
         threads: KernelThreads,
+        budget: StagingBudget,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
     ) -> None:
@@ -53,6 +68,7 @@ class JobHost:
         self.spec = spec
         self.machine = JobMachine(spec, lease_s=config.lease_s, tick_interval_s=config.tick_interval_s)
         self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
+        self._staging = JobStaging(budget, spec, self.shards)
         self.ready = asyncio.Event()
         self._clock = clock
         self._on_fatal = on_fatal
@@ -92,6 +108,11 @@ class JobHost:
                         waiter.set_result(effect.outcome)
             case DropStaging():
                 self.shards.drop(effect.worker, effect.epoch)
+                live = self.machine.state.members.is_live(effect.worker, effect.epoch)
+                self._staging.dropped(effect.worker, effect.epoch, live=live)
+            case MemberRecord():
+                if effect.change == "set aside":
+                    log.warning("job %s: worker %s was set aside, epoch %d", self.name, effect.worker, effect.epoch)
             case BecameReady():
                 self.ready.set()
             case Prepare() | Apply():
@@ -101,7 +122,12 @@ class JobHost:
 
     def _command(self, command: Prepare | Apply) -> None:
         if self._inline:
-            self.handle(self._carry_out(command))
+            try:
+                event = self._carry_out(command)
+            except Exception as error:
+                self._give_up_on(command, error)
+                raise
+            self.handle(event)
             return
         task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
         self._commands.add(task)
@@ -113,14 +139,41 @@ class JobHost:
                 event = await asyncio.to_thread(self._carry_out, command)
             self.handle(event)
         except Exception as error:  # the update may be half done: nothing of this job can be trusted any more
-            log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=True)
-            self._on_fatal(error)
+            self._give_up_on(command, error)
+
+    def _give_up_on(self, command: Prepare | Apply, error: Exception) -> None:
+        log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=error)
+        self._on_fatal(error)
 
     def _carry_out(self, command: Prepare | Apply) -> Prepared | Applied:
         if isinstance(command, Prepare):
             return Prepared(command.step, self.shards.prepare(command, self._run))
         self.shards.apply(command, self._run)
         return Applied(command.step)
+
+    def join(self, worker: str) -> Joined:
+        """Make the worker a member under a fresh epoch. Raises Refused(BACKLOG_FULL, JOB_NOT_READY)."""
+        self._staging.check_join(self._replaces_one(worker))
+        joined = next(effect for effect in self.handle(JoinRequested(worker)) if isinstance(effect, Joined))
+        self._staging.joined(worker, joined.epoch)
+        return joined
+
+    def _replaces_one(self, worker: str) -> bool:
+        """Whether the worker's epoch of before makes room as this one begins."""
+        state = self.machine.state
+        known = state.members.of(worker)
+        account = None if known is None else state.ledger.find(worker, known.epoch)
+        return account is not None and not account.pending
+
+    def stage(self, push: Push, dtype: DTypeLike) -> StagedGradient:
+        """Where the payload of an offered push goes. Raises Refused(BACKLOG_FULL)."""
+        self._staging.check_stage(push.worker, push.epoch)
+        return self.shards.stage(push.worker, push.epoch, dtype)
+
+    def give_up(self, staged: StagedGradient) -> None:
+        """Nothing more of this payload will come: free it, unless another attempt took its place."""
+        if not staged.closed:
+            self.shards.drop(staged.worker, staged.epoch)
 
     async def wait_outcome(self, worker: str, epoch: int, seq: int, wait_s: float) -> Outcome | Pending | None:
         """The outcome of a push, waiting for it up to wait_s; Pending if it is not there by then; None if never taken.
@@ -179,6 +232,8 @@ class JobHost:
         """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
         restore(self.machine, snapshot.state, self._clock(), fresh_lineage)
         self.shards.load(snapshot.shards, self.machine.state.step)
+        for member in self.machine.state.members:
+            self._staging.joined(member.worker, member.epoch)
         self.ready.set()
 
     async def image(self) -> Snapshot:

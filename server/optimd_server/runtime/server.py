@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from optimdpb.errors import JobMismatch, Refused
-from optimdpb.specs import JobSpec
+from optimdpb.specs import Async, JobSpec
 from optimdpb.specs.job import first_difference
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import CreateRequested, Ticked
+from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.saver import Saver
 from optimd_server.runtime.threads import KernelThreads
+
+log = logging.getLogger(__name__)
 
 
 class Runtime:
@@ -34,6 +38,7 @@ class Runtime:
         self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._threads = KernelThreads(config.threads)
+        self._budget = StagingBudget(config.staging_bytes_max)
         self._saver = None if config.data_dir is None else Saver(config.data_dir)
         if self._saver is not None:
             try:
@@ -52,12 +57,15 @@ class Runtime:
         return host
 
     def find_or_create(self, name: str, spec: JobSpec) -> JobHost:
-        """The job of that name, made if there is none. Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED)."""
+        """The job of that name, made if there is none.
+
+        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL).
+        """
         host = self.jobs.get(name)
         if host is None:
             self._check_limits(spec)
             try:
-                host = JobHost(name, spec, self.config, self._threads, self._clock, self._stop_on)
+                host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._stop_on)
             except MemoryError as error:
                 raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
             self.jobs[name] = host
@@ -119,18 +127,24 @@ class Runtime:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self.config.tick_interval_s)
-            for host in list(self.jobs.values()):
-                host.handle(Ticked())
+            try:
+                for host in list(self.jobs.values()):
+                    host.handle(Ticked())
+            except Exception as error:  # without ticks no lease ends and no round times out
+                log.critical("a tick failed", exc_info=True)
+                self._stop_on(error)
+                return
 
     def _stop_on(self, error: BaseException) -> None:
         if not self.fatal.done():
             self.fatal.set_result(error)
 
     def _check_limits(self, spec: JobSpec) -> None:
+        kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0
         limits = (
             ("jobs_max", self.config.jobs_max, len(self.jobs) + 1),
             ("tensors_max", self.config.tensors_max, len(spec.layout.tensors)),
-            ("parameters_bytes_max", self.config.parameters_bytes_max, spec.layout.size_bytes),
+            ("parameters_bytes_max", self.config.parameters_bytes_max, (1 + kept) * spec.layout.size_bytes),
         )
         for name, limit, value in limits:
             if value > limit:

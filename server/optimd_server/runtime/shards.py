@@ -43,6 +43,20 @@ class ShardGroup:
         self.staged[worker, epoch] = staged
         return staged
 
+    @property
+    def buffers(self) -> int:
+        """Gradients that there is memory for: staged, or free for reuse."""
+        return self.shards[0].buffers
+
+    def has_buffer(self, worker: str, epoch: int) -> bool:
+        """Whether staging for this epoch takes no new memory."""
+        return (worker, epoch) in self.staged or self.shards[0].free_buffers > 0
+
+    def trim(self) -> None:
+        """Give buffers that wait for reuse back to the system."""
+        for shard in self.shards:
+            shard.trim()
+
     def drop(self, worker: str, epoch: int) -> None:
         """Forget what the epoch has staged."""
         self._close(worker, epoch)

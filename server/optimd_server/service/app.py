@@ -8,7 +8,7 @@ from grpc_reflection.v1alpha import reflection
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.runtime import Runtime
-from optimd_server.service.dispatch import generic_handler
+from optimd_server.service.dispatch import Gate, generic_handler
 from optimd_server.service.jobs import JobService
 from optimd_server.service.workers import WorkerService
 
@@ -30,12 +30,15 @@ class Service:
         self._runtime = runtime
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
+        gate = Gate(runtime.config.calls_max)
         services = {
             "JobService": JobService(runtime).methods(),
             "WorkerService": WorkerService(runtime).methods(),
             "ShardService": {},
         }
-        self._server.add_generic_rpc_handlers([generic_handler(name, methods) for name, methods in services.items()])
+        self._server.add_generic_rpc_handlers(
+            [generic_handler(name, methods, gate) for name, methods in services.items()]
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [pb.DESCRIPTOR.services_by_name[name].full_name for name in services]
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)

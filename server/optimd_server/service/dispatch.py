@@ -6,7 +6,8 @@ messages or bytes that are already encoded. Methods of the contract without a fu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -22,22 +23,46 @@ Context = Any
 Method = Callable[..., Any]
 
 
-def generic_handler(service: str, methods: Mapping[str, Method]) -> grpc.GenericRpcHandler:
+# They free room or keep what is there, and cost next to nothing: shedding them would turn overload into mass expiry.
+NEVER_SHED = frozenset({"Heartbeat", "Leave"})
+
+
+class Gate:
+    """Counts the calls in hand; above calls_max new ones are refused, not queued."""
+
+    def __init__(self, calls_max: int) -> None:
+        self.calls_max = calls_max
+        self.calls = 0
+
+    @contextlib.contextmanager
+    def call(self, name: str) -> Iterator[None]:
+        """For as long as one call takes. Raises Refused(BACKLOG_FULL)."""
+        if self.calls >= self.calls_max and name not in NEVER_SHED:
+            message = f"expected at most calls_max = {self.calls_max} calls in hand, got one more: try again"
+            raise Refused("BACKLOG_FULL", message, calls_max=self.calls_max)
+        self.calls += 1
+        try:
+            yield
+        finally:
+            self.calls -= 1
+
+
+def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> grpc.GenericRpcHandler:
     """Handlers of every rpc of one service of the contract, by its short name."""
     descriptor = pb.DESCRIPTOR.services_by_name[service]
-    handlers = {rpc.name: _handler(rpc, methods.get(rpc.name)) for rpc in descriptor.methods}
+    handlers = {rpc.name: _handler(rpc, methods.get(rpc.name), gate) for rpc in descriptor.methods}
     unknown = set(methods) - set(handlers)
     assert not unknown, f"{service} has no rpc {', '.join(sorted(unknown))}"
     return grpc.method_handlers_generic_handler(descriptor.full_name, handlers)
 
 
-def _handler(rpc: Any, method: Method | None) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(rpc: Any, method: Method | None, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
     parse = _parser(rpc)
     if rpc.client_streaming:
-        return grpc.stream_unary_rpc_method_handler(_stream_in(rpc.name, parse, method), None, _encode)
+        return grpc.stream_unary_rpc_method_handler(_stream_in(rpc.name, parse, method, gate), None, _encode)
     if rpc.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(_stream_out(rpc.name, parse, method), None, _encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(rpc.name, parse, method), None, _encode)
+        return grpc.unary_stream_rpc_method_handler(_stream_out(rpc.name, parse, method, gate), None, _encode)
+    return grpc.unary_unary_rpc_method_handler(_unary(rpc.name, parse, method, gate), None, _encode)
 
 
 def _parser(rpc: Any) -> Callable[[bytes], Any]:
@@ -57,12 +82,15 @@ def _encode(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _unary(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., Awaitable[Any]]:
+def _unary(
+    name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
+) -> Callable[..., Awaitable[Any]]:
     async def handle(request: bytes, context: Context) -> Any:
         try:
             if method is None:
                 raise NotServed(f"method {name}")
-            return await method(parse(request))
+            with gate.call(name):
+                return await method(parse(request))
         except Refused as error:
             await abort(context, error)
         except Exception as error:
@@ -71,7 +99,9 @@ def _unary(name: str, parse: Callable[[bytes], Any], method: Method | None) -> C
     return handle
 
 
-def _stream_in(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., Awaitable[Any]]:
+def _stream_in(
+    name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
+) -> Callable[..., Awaitable[Any]]:
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for request in requests:
             yield parse(request)
@@ -80,7 +110,8 @@ def _stream_in(name: str, parse: Callable[[bytes], Any], method: Method | None) 
         try:
             if method is None:
                 raise NotServed(f"method {name}")
-            return await method(parsed(requests))
+            with gate.call(name):
+                return await method(parsed(requests))
         except Refused as error:
             await abort(context, error)
         except Exception as error:
@@ -89,13 +120,16 @@ def _stream_in(name: str, parse: Callable[[bytes], Any], method: Method | None) 
     return handle
 
 
-def _stream_out(name: str, parse: Callable[[bytes], Any], method: Method | None) -> Callable[..., AsyncIterator[Any]]:
+def _stream_out(
+    name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
+) -> Callable[..., AsyncIterator[Any]]:
     async def handle(request: bytes, context: Context) -> AsyncIterator[Any]:
         try:
             if method is None:
                 raise NotServed(f"method {name}")
-            async for response in method(parse(request)):
-                yield response
+            with gate.call(name):
+                async for response in method(parse(request)):
+                    yield response
         except Refused as error:
             await abort(context, error)
         except Exception as error:

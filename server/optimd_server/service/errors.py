@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 from typing import NoReturn
 
@@ -14,7 +15,8 @@ from optimdpb.errors import STATUS_OF_REASON, Refused
 log = logging.getLogger(__name__)
 
 DOMAIN = "optimd"
-RETRY_DELAY_S = 1
+# Those who were refused together must not come back together.
+RETRY_DELAY_MS = (500, 1500)
 # Together, escaped and in base64, they stay below the 8 KiB of trailers that every client accepts.
 MESSAGE_BYTES_MAX = 1024
 METADATA_VALUE_BYTES_MAX = 256
@@ -27,7 +29,9 @@ def status_of(error: Refused) -> tuple[grpc.StatusCode, status_pb2.Status]:
     metadata = {key: shortened(value, METADATA_VALUE_BYTES_MAX) for key, value in error.metadata.items()}
     details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)]
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        details.append(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_DELAY_S)))
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(random.randint(*RETRY_DELAY_MS))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)

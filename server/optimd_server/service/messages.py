@@ -61,6 +61,8 @@ def limits(runtime: Runtime) -> pb.Limits:
         tensors_max=config.tensors_max,
         workers_max=config.workers_max,
         jobs_max=config.jobs_max,
+        staging_bytes_max=config.staging_bytes_max,
+        calls_max=config.calls_max,
     )
 
 

@@ -9,9 +9,8 @@ from optimdpb.errors import Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Answered, Joined, Outcome, Pending
+from optimd_server.core.effects import Answered, Outcome, Pending
 from optimd_server.core.events import (
-    JoinRequested,
     LeaveRequested,
     Push,
     PushCommitted,
@@ -60,7 +59,7 @@ class WorkerService:
         if request.layout_digest:
             check_layout(host, request.layout_digest)
         self._check_room(host, worker)
-        joined = next(effect for effect in host.handle(JoinRequested(worker)) if isinstance(effect, Joined))
+        joined = host.join(worker)
         shard = pb.Shard(element_start=0, element_stop=host.spec.layout.elements)
         return pb.JoinResponse(
             header=header(self._runtime, host),
@@ -74,7 +73,7 @@ class WorkerService:
 
     def _check_room(self, host: JobHost, worker: str) -> None:
         limit, members = self._runtime.config.workers_max, host.machine.state.members
-        if len(members) >= limit and all(member.worker != worker for member in members):
+        if len(members) >= limit and not members.has(worker):
             message = f"expected at most workers_max = {limit} live workers, got one more"
             raise Refused("LIMIT_EXCEEDED", message, limit="workers_max", limit_value=limit, value=limit + 1)
 
@@ -106,16 +105,20 @@ class WorkerService:
         self, host: JobHost, push: Push, first: pb.PushRequest, requests: AsyncIterator[pb.PushRequest]
     ) -> None:
         """Stage the payload and commit it. A stream that breaks or is refused leaves nothing committed."""
-        staged = host.shards.stage(push.worker, push.epoch, gradient_dtype(first.header.encoding))
-        request: pb.PushRequest | None = first
-        while request is not None:
-            staged.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
-            request = await next_chunk(requests)
-            if staged.received_bytes and request is not None:
-                host.handle(SignOfLife(push.worker, push.epoch))
-        staged.check_complete()
-        staged.check_open()
-        host.handle(PushCommitted(push, staged.magnitude_max))
+        staged = host.stage(push, gradient_dtype(first.header.encoding))
+        try:
+            request: pb.PushRequest | None = first
+            while request is not None:
+                staged.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
+                request = await next_chunk(requests)
+                if staged.received_bytes and request is not None:
+                    host.handle(SignOfLife(push.worker, push.epoch))
+            staged.check_complete()
+            staged.check_open()
+            host.handle(PushCommitted(push, staged.magnitude_max))
+        except BaseException:  # cancelled, broken or refused
+            host.give_up(staged)
+            raise
 
     async def step(self, request: pb.StepRequest) -> pb.StepResponse | bytes:
         message = required(request, "header")
@@ -130,10 +133,14 @@ class WorkerService:
             )
         push = push_from_proto(host, message)
         if not _settled(host.handle(PushOffered(push))):
-            staged = host.shards.stage(push.worker, push.epoch, gradient_dtype(message.encoding))
-            staged.write(0, request.data, request.crc32c if request.HasField("crc32c") else None)
-            staged.check_complete()
-            host.handle(PushCommitted(push, staged.magnitude_max))
+            staged = host.stage(push, gradient_dtype(message.encoding))
+            try:
+                staged.write(0, request.data, request.crc32c if request.HasField("crc32c") else None)
+                staged.check_complete()
+                host.handle(PushCommitted(push, staged.magnitude_max))
+            except BaseException:
+                host.give_up(staged)
+                raise
         outcome = await host.wait_outcome(push.worker, push.epoch, push.seq, self._runtime.wait_s())
         if not isinstance(outcome, Outcome):
             response = pb.StepResponse(header=header(self._runtime, host), finished=host.machine.state.finished)

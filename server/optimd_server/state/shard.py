@@ -85,6 +85,20 @@ class Shard:
         if self._staged.pop((worker, epoch), None) is not None:
             self._free.append(self._wholes.pop((worker, epoch)))
 
+    @property
+    def buffers(self) -> int:
+        """Gradients that there is memory for: staged, or free for reuse."""
+        return len(self._wholes) + len(self._free)
+
+    @property
+    def free_buffers(self) -> int:
+        """Of them, free for reuse."""
+        return len(self._free)
+
+    def trim(self) -> None:
+        """Give buffers that wait for reuse back to the system."""
+        self._free.clear()
+
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
         """Sums over each piece, (1 or 2, piece): squares of the reduced gradient, or the rule's own sums."""
         sources = self._reduce(command, run)
