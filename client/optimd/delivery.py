@@ -62,9 +62,12 @@ class Delivery:
                 self._maybe_taken = True
                 self._pause(error)
             except Refused as error:
-                if not _needs_join(error):
+                if error.reason == "PUSH_SUPERSEDED":  # a copy of this very call took its place on the way
+                    self._maybe_taken = True
+                elif _needs_join(error):
+                    return self._run_again_as_member(send)
+                else:
                     raise
-                return self._run_again_as_member(send)
             resolved = self.ask()
             if resolved is not None:
                 return resolved

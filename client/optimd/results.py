@@ -40,11 +40,17 @@ class StepResult(PushResult):
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One live worker of a job. rejections: of its pushes, since one was applied: a worker that computes nonsense."""
+    """One live worker of a job.
+
+    member: whether the open round counts it. rejections: of its pushes, since one was applied: a worker that computes
+    nonsense.
+    """
 
     worker: str
+    epoch: int
     rank: int
     last_seq: int
+    member: bool
     lease_left_s: float
     rejections: int
 
@@ -85,8 +91,10 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
         workers=tuple(
             WorkerStatus(
                 worker.worker,
+                worker.epoch,
                 worker.rank,
                 worker.last_seq,
+                worker.member,
                 worker.lease_left.ToMilliseconds() / 1000,
                 worker.rejections,
             )

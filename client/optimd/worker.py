@@ -20,6 +20,7 @@ from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
 from optimd.lease import LeaseKeeper
 from optimd.patience import Patience
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
+from optimd.surroundings import Machine, Surroundings
 from optimd.transport import CallFailed, CallLost, CallThrottled, GrpcTransport, Transport
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -43,7 +44,7 @@ def connect(
     """
     if observer == (worker is not None):
         raise ValueError(f"expected either a worker name or observer=True, got worker={worker!r}, observer={observer}")
-    return Worker(GrpcTransport(address), job, worker, timeout_s)
+    return Worker(GrpcTransport(address), Machine(), job, worker, timeout_s)
 
 
 class Worker:
@@ -53,10 +54,13 @@ class Worker:
     rejected) every push raises it again.
     """
 
-    def __init__(self, transport: Transport, job: str, worker: str | None, timeout_s: float) -> None:
+    def __init__(
+        self, transport: Transport, surroundings: Surroundings, job: str, worker: str | None, timeout_s: float
+    ) -> None:
         self.job = job
         self.name = worker
         self._transport = transport
+        self._surroundings = surroundings
         self._timeout_s = timeout_s
         self._wait_s = WAIT_S_ASSUMED
         self._step_bytes_max = 0
@@ -219,7 +223,8 @@ class Worker:
         joined = self._call("Join", pb.JoinRequest(job=self.job, worker=self.name, layout_digest=digest))
         self._note_limits(joined.limits)
         self._epoch, self._next_seq = joined.epoch, 1
-        self._keeper = LeaseKeeper(self._transport, self.job, self.name, joined.epoch, joined.lease_ms / 1000)
+        lease_s = joined.lease_ms / 1000
+        self._keeper = LeaseKeeper(self._transport, self._surroundings, self.job, self.name, joined.epoch, lease_s)
         return self._epoch
 
     def _known_layout(self) -> Layout:
@@ -240,10 +245,12 @@ class Worker:
         if self._epoch == 0:
             self._join()
         if self._unresolved is not None:
-            if self._unresolved.resolve() is not None:
-                self._next_seq = self._unresolved.header.seq + 1
-            else:  # bytes of it may still be on their way: a fresh epoch fences them from what follows
-                self._join()
+            known = self._unresolved.resolve() is not None
+            if self._unresolved.header.epoch == self._epoch:
+                if known:
+                    self._next_seq = self._unresolved.header.seq + 1
+                else:  # bytes of it may still be on their way: a fresh epoch fences them from what follows
+                    self._join()
             self._unresolved = None
         tensors.pack(layout, gradients, self._packed(layout))
         return layout
@@ -270,7 +277,7 @@ class Worker:
             attempt=1,
             layout_digest=layout.digest,
         )
-        delivery = Delivery(self._transport, header, self._wait_s, Patience(self._timeout_s), self._join)
+        delivery = Delivery(self._transport, header, self._wait_s, self._patience(), self._join)
         self._unresolved = delivery  # until proven otherwise, also through an interrupt
         try:
             answer = delivery.run(send)
@@ -287,9 +294,12 @@ class Worker:
     def _call(self, method: str, request: Message) -> Any:
         return self._persist(lambda: self._transport.call(method, request, self._wait_s + WAIT_MARGIN_S))
 
+    def _patience(self) -> Patience:
+        return Patience(self._timeout_s, self._surroundings)
+
     def _persist(self, attempt: Callable[[], Any]) -> Any:
         """Repeat a harmless call until the server answers. Raises ServerUnavailable once patience is over."""
-        patience = Patience(self._timeout_s)
+        patience = self._patience()
         while True:
             try:
                 return attempt()

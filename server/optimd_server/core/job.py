@@ -56,14 +56,21 @@ class JobMachine:
     """One job.
 
     `tick_interval_s`: how often the runtime sends Ticked; a tick that comes later gives every lease the lost time back.
+    epochs_from: no epoch given out here is lower; above all that an earlier process gave out for a job of this
+    name and may have forgotten: its workers may still be there.
     Raises NotServed for a consistency model that is not served yet.
     """
 
-    def __init__(self, spec: JobSpec, *, lease_s: float, tick_interval_s: float) -> None:
+    def __init__(self, spec: JobSpec, *, lease_s: float, tick_interval_s: float, epochs_from: int = 1) -> None:
         self.state = JobState(spec, lease_s)
+        self.state.members.last_epoch = epochs_from - 1
         self.rounds = _rounds_of(self.state)
         self._tick_interval_s = tick_interval_s
         self._last_tick_s: float | None = None
+
+    def start_clock(self, now_s: float) -> None:
+        """Time counts from here on; without it, from the first event on."""
+        self._last_tick_s = now_s
 
     @property
     def version(self) -> Version:
@@ -72,6 +79,8 @@ class JobMachine:
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take one event at monotonic time now_s. Raises Refused, having changed nothing."""
+        if self._last_tick_s is None:
+            self._last_tick_s = now_s
         effects = self._take(event, now_s)
         if not self.state.creation.ready:
             return effects
@@ -176,7 +185,8 @@ class JobMachine:
         return effects
 
     def _tick(self, now_s: float) -> list[Effect]:
-        late_s = 0.0 if self._last_tick_s is None else now_s - self._last_tick_s - self._tick_interval_s
+        assert self._last_tick_s is not None
+        late_s = now_s - self._last_tick_s - self._tick_interval_s
         self._last_tick_s = now_s
         if late_s > self._tick_interval_s:
             self.state.members.extend(late_s)

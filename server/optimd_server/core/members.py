@@ -143,8 +143,8 @@ class Members:
         }
 
     def restore(self, saved: dict[str, Any], now_s: float) -> None:
-        """Take over saved members, the live ones under full leases."""
-        self.last_epoch = int(saved["last_epoch"])
+        """Take over saved members, the live ones under full leases. The epoch counter falls neither way."""
+        self.last_epoch = max(self.last_epoch, int(saved["last_epoch"]))
         until_s = now_s + self.lease_s
         self._live = {
             worker: Member(worker, epoch, until_s, now_s, rejections=rejections)
@@ -156,9 +156,8 @@ class Members:
             for worker, epoch, how, rejections in saved["gone"]
         )
 
-    def forget_all(self, epochs_skipped: int) -> None:
-        """Nobody is a member any more, and no epoch that may have been given out is given again."""
+    def forget_all(self) -> None:
+        """Nobody is a member any more."""
         self._live.clear()
         self._names.clear()
         self._gone.clear()
-        self.last_epoch += epochs_skipped

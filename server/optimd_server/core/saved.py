@@ -14,9 +14,6 @@ from optimd_server.core.state import Counters, HistoryEntry, JobState
 
 Plain = dict[str, Any]
 
-# After a restart that lost what came behind the snapshot, nobody knows which epochs were given out: skip them all.
-EPOCHS_SKIPPED = 1 << 32
-
 
 def saved_state(machine: JobMachine) -> Plain:
     """The state at this moment as dicts, lists, numbers and strings. Every number is kept exactly."""
@@ -40,7 +37,8 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     """Continue a saved job in a machine that has seen no event yet; leases start anew.
 
     fresh_lineage: given if what came after the snapshot is lost. Then the history forks: no epoch and no outcome of
-    before is known any more, so that every worker joins again. Raises KeyError, TypeError or ValueError for values that
+    before is known any more, so that every worker joins again; the machine's epochs_from must be above all that were
+    given out. Raises KeyError, TypeError or ValueError for values that
     no saved_state() made, leaving the machine unusable.
     """
     state = machine.state
@@ -54,11 +52,12 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.last_round = None if saved["last_round"] is None else _round(saved["last_round"])
     state.history = [HistoryEntry(**entry) for entry in saved["history"]]
     state.members.restore(saved["members"], now_s)
+    machine.start_clock(now_s)
     if fresh_lineage is None:
         state.ledger.restore(saved["ledger"])
         machine.rounds.restore(saved["rounds"])
     else:
-        state.members.forget_all(EPOCHS_SKIPPED)
+        state.members.forget_all()
     state.note("restored" if fresh_lineage is None else "restored with loss")
 
 

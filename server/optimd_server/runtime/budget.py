@@ -53,9 +53,9 @@ class JobStaging:
         self._shards = shards
         self._per_worker = isinstance(spec.consistency, Sync)
         self.epochs: set[tuple[str, int]] = set()
-        needed = self._bytes(spec.consistency.members_min if isinstance(spec.consistency, Sync) else 1)
+        needed = self._bytes(spec.consistency.workers if isinstance(spec.consistency, Sync) else 1)
         if needed > budget.bytes_max:
-            message = f"expected staging_bytes_max of at least {needed} for one gradient of each worker that a round "
+            message = f"expected staging_bytes_max of at least {needed} for one gradient of each worker that round 0 "
             message += f"needs, got {budget.bytes_max}"
             limit = budget.bytes_max
             raise Refused("LIMIT_EXCEEDED", message, limit="staging_bytes_max", limit_value=limit, value=needed)

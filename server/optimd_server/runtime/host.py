@@ -63,10 +63,16 @@ class JobHost:
         budget: StagingBudget,
         clock: Callable[[], float],
         on_fatal: Callable[[BaseException], None],
+        epochs_from: int,
     ) -> None:
         self.name = name
         self.spec = spec
-        self.machine = JobMachine(spec, lease_s=config.lease_s, tick_interval_s=config.tick_interval_s)
+        self.machine = JobMachine(
+            spec,
+            lease_s=config.lease_s,
+            tick_interval_s=config.tick_interval_s,
+            epochs_from=epochs_from,
+        )
         self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
         self._staging = JobStaging(budget, spec, self.shards)
         self.ready = asyncio.Event()
@@ -75,7 +81,8 @@ class JobHost:
         self._inline = self.shards.size_bytes <= config.inline_bytes_max
         one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
         self._run = threads.run_inline if one_thread else threads.run
-        self._waiting: dict[tuple[str, int, int], set[asyncio.Future[Outcome]]] = {}
+        # Waiters of one push in the order they came.
+        self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
         self._slabs_still = asyncio.Lock()
         self._encoded: EncodedParameters | None = None
         self._commands: set[asyncio.Task[None]] = set()
@@ -185,15 +192,15 @@ class JobHost:
             return known
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         key = (worker, epoch, seq)
-        waiters = self._waiting.setdefault(key, set())
-        waiters.add(waiter)
+        waiters = self._waiting.setdefault(key, {})
+        waiters[waiter] = None
         try:
             async with asyncio.timeout(wait_s):
                 return await waiter
         except TimeoutError:
             return known
         finally:
-            waiters.discard(waiter)
+            waiters.pop(waiter, None)
             if not waiters and self._waiting.get(key) is waiters:
                 del self._waiting[key]
 

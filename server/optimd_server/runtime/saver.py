@@ -12,16 +12,16 @@ from optimdpb.errors import Refused, SnapshotRefused
 from optimdpb.specs import JobSpec
 
 from optimd_server.runtime.host import JobHost
-from optimd_server.storage import DataDirectory
+from optimd_server.storage import Store
 
 log = logging.getLogger(__name__)
 
 
 class Saver:
-    """Saves and restores the jobs of one server; saves one at a time. Raises OSError if the directory is unusable."""
+    """Saves and restores the jobs of one server in its store; saves one at a time."""
 
-    def __init__(self, path: Path) -> None:
-        self._directory = DataDirectory(path)
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._saving = asyncio.Lock()
 
     def restore(self, create: Callable[[str, JobSpec], JobHost]) -> None:
@@ -29,8 +29,8 @@ class Saver:
 
         If the last server was cut off, more may have been acknowledged than was saved: then each job forks its lineage.
         """
-        for snapshot in self._directory.newest():
-            lineage = secrets.token_hex(16) if self._directory.unclean else None
+        for snapshot in self._store.newest():
+            lineage = secrets.token_hex(16) if self._store.unclean else None
             host = create(snapshot.job, snapshot.spec)
             try:
                 host.restore(snapshot, lineage)
@@ -38,7 +38,7 @@ class Saver:
                 raise SnapshotRefused(f"of job {snapshot.job!r}", f"its state is not understood: {error!r}") from error
             how = "as it was" if lineage is None else "under a new lineage: what came after the snapshot is lost"
             log.info("job %s: restored at step %d, %s", snapshot.job, host.machine.state.step, how)
-        self._directory.mark_running()
+        self._store.mark_running()
 
     async def save(self, host: JobHost) -> Path:
         """Raises Refused(JOB_NOT_READY, STORAGE_FAILED); then the older snapshots are as they were."""
@@ -47,7 +47,7 @@ class Saver:
         async with self._saving:
             image = await host.image()
             try:
-                path = await asyncio.to_thread(self._directory.save, image)
+                path = await asyncio.to_thread(self._store.save, image)
             except OSError as error:
                 message = f"job {host.name!r} could not be saved: {error}"
                 raise Refused("STORAGE_FAILED", message, problem=error) from error
@@ -59,8 +59,8 @@ class Saver:
         for host in hosts:
             if host.ready.is_set():
                 await self.save(host)
-        self._directory.mark_ended()
+        self._store.mark_ended()
 
     def close(self) -> None:
         """Let another server use the directory."""
-        self._directory.close()
+        self._store.close()

@@ -20,17 +20,24 @@ from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.saver import Saver
 from optimd_server.runtime.threads import KernelThreads
+from optimd_server.storage import DataDirectory, Store
 
 log = logging.getLogger(__name__)
 
+# Together 52 bits: epochs are exact in the numbers of any language.
+STARTS_BITS, EPOCHS_PER_START_BITS = 20, 32
+
 
 class Runtime:
-    """Owns jobs, kernel threads, clock and data directory. Use it on the event loop's thread alone.
+    """Owns jobs, kernel threads, clock and store. Use it on the event loop's thread alone.
 
-    Restores what the data directory holds. Raises OSError if it cannot be used, SnapshotRefused if not trusted.
+    store: None for the data directory of the configuration. Restores what the store holds. Raises OSError if it cannot
+    be used, SnapshotRefused if not trusted.
     """
 
-    def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, config: ServerConfig, clock: Callable[[], float] = time.monotonic, store: Store | None = None
+    ) -> None:
         self.config = config
         self.incarnation = secrets.token_hex(16)
         self.jobs: dict[str, JobHost] = {}
@@ -39,7 +46,12 @@ class Runtime:
         self._clock = clock
         self._threads = KernelThreads(config.threads)
         self._budget = StagingBudget(config.staging_bytes_max)
-        self._saver = None if config.data_dir is None else Saver(config.data_dir)
+        if store is None and config.data_dir is not None:
+            store = DataDirectory(config.data_dir)
+        self._saver = None if store is None else Saver(store)
+        # Epochs of this process: above those of any process before it, as far as anything is remembered of them.
+        start = secrets.randbits(STARTS_BITS) if store is None else store.start
+        self._epochs_from = start << EPOCHS_PER_START_BITS
         if self._saver is not None:
             try:
                 self._saver.restore(self.find_or_create)
@@ -65,7 +77,9 @@ class Runtime:
         if host is None:
             self._check_limits(spec)
             try:
-                host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._stop_on)
+                host = JobHost(
+                    name, spec, self.config, self._threads, self._budget, self._clock, self._stop_on, self._epochs_from
+                )
             except MemoryError as error:
                 raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
             self.jobs[name] = host
@@ -112,7 +126,13 @@ class Runtime:
         return await self._saver.save(host)
 
     async def save_all(self) -> None:
-        """Save every job that is ready, as the last thing that is done with them. Raises Refused(STORAGE_FAILED)."""
+        """Save every job that is ready, as the last thing that is done with them. Raises Refused(STORAGE_FAILED).
+
+        No lease ends any more and no round times out: what happened behind the snapshot would be forgotten.
+        """
+        self._ticking.cancel()
+        for host in self.jobs.values():
+            await host.drain()
         if self._saver is not None:
             await self._saver.save_all(self.jobs.values())
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from optimd.lease import LeaseKeeper
+from optimd.surroundings import Machine
 from optimd.transport import CallLost
 from optimdpb.errors import LeaseExpired
 from optimdpb.v1 import optimd_pb2 as pb
@@ -39,8 +40,16 @@ class Beats:
             assert self._changed.wait_for(lambda: len(self.requests) >= count, 10)
 
 
+def wait_over() -> None:
+    """Return once no keeper of this worker is at work."""
+    for thread in threading.enumerate():
+        if thread.name == "optimd-lease-w0":
+            thread.join(10)
+            assert not thread.is_alive()
+
+
 def keeper(beats: Beats) -> LeaseKeeper:
-    return LeaseKeeper(beats, "j", "w0", 3, LEASE_S)  # type: ignore[arg-type]
+    return LeaseKeeper(beats, Machine(), "j", "w0", 3, LEASE_S)  # type: ignore[arg-type]
 
 
 def test_beats_every_third_of_a_lease_until_stopped() -> None:
@@ -51,8 +60,7 @@ def test_beats_every_third_of_a_lease_until_stopped() -> None:
     lease.stop()
     assert beats.times_s[3] - started_s >= 4 * LEASE_S / 3 * 0.9
     assert beats.requests[0] == pb.HeartbeatRequest(job="j", worker="w0", epoch=3)
-    lease._thread.join(10)
-    assert not lease._thread.is_alive()
+    wait_over()
 
 
 def test_a_lost_beat_is_followed_by_the_next() -> None:
@@ -64,7 +72,6 @@ def test_a_lost_beat_is_followed_by_the_next() -> None:
 
 def test_a_refused_beat_is_the_last() -> None:
     beats = Beats(None, LeaseExpired("w0", 3))
-    lease = keeper(beats)
-    lease._thread.join(10)
-    assert not lease._thread.is_alive()
+    keeper(beats)
+    wait_over()
     assert len(beats.requests) == 2

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import pytest
 from optimd.patience import DELAY_S_FIRST, DELAY_S_MAX, Patience
+from optimd.surroundings import Machine
 
 
-class Clock:
-    """Time that passes only in sleep(). `slept` holds every nap."""
+class Clock(Machine):
+    """Time that passes only in sleep(), chance that is always the same. `slept` holds every nap."""
 
     def __init__(self) -> None:
-        self.now_s = 100.0
+        self.time_s = 100.0
+        self.chance = 0.0
         self.slept: list[float] = []
+
+    def now_s(self) -> float:
+        return self.time_s
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now_s += seconds
+        self.time_s += seconds
+
+    def jitter(self) -> float:
+        return self.chance
 
 
 def patience(clock: Clock, timeout_s: float, jitter: float) -> Patience:
-    return Patience(timeout_s, lambda: clock.now_s, clock.sleep, lambda: jitter)
+    clock.chance = jitter
+    return Patience(timeout_s, clock)
 
 
 def test_delays_double_up_to_their_bound() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -110,13 +111,12 @@ def test_connect_wants_a_worker_or_an_observer(arguments: dict[str, object]) -> 
 def test_leaving_says_so_once_and_stops_the_lease(server: FakeServer) -> None:
     with optimd.connect(server.address, job="j", worker="w0") as worker:
         worker.ensure_job(START, optimd.SGD(0.1), optimd.Sync(1))
-        keeper = worker._keeper
+        (keeper,) = (thread for thread in threading.enumerate() if thread.name == "optimd-lease-w0")
         worker.leave()
         worker.leave()
     assert server.names().count("Leave") == 1
-    assert keeper is not None
-    keeper._thread.join(30)
-    assert not keeper._thread.is_alive()
+    keeper.join(30)
+    assert not keeper.is_alive()
 
 
 def test_a_server_that_is_not_there_is_named_in_the_time_given() -> None:

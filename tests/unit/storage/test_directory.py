@@ -35,6 +35,16 @@ def test_unclean_until_ended_in_order(tmp_path: Path) -> None:
         data.close()
 
 
+def test_no_two_servers_are_the_same_start(tmp_path: Path) -> None:
+    for expected in (1, 2, 3):
+        data = DataDirectory(tmp_path)
+        assert data.start == expected
+        data.close()
+    (tmp_path / "optimd.lock").write_text("what?")
+    with pytest.raises(OSError, match="expected a number of starts"):
+        DataDirectory(tmp_path)
+
+
 def test_the_newest_of_each_job(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path)
     for job in ("digits", "a/b", "a:b", "..", "x" * 128):

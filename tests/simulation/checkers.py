@@ -1,0 +1,222 @@
+"""What must hold whatever happens, checked from outside: from events, effects, what was sent and what was answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optimd_server.core.effects import (
+    Answered,
+    Apply,
+    Effect,
+    Joined,
+    MemberRecord,
+    Outcome,
+    OutcomeRecord,
+    RoundRecord,
+    Status,
+)
+from optimd_server.core.events import Event, PushCommitted, PushOffered, SignOfLife, Ticked, UploadCompleted
+from optimd_server.core.saved import saved_state
+from optimd_server.runtime import JobHost
+from optimd_server.schedules import value_at
+from optimdpb.specs import JobSpec, Ssp
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.simulation.reference import Reference
+
+Float32s = NDArray[np.float32]
+Key = tuple[str, int, int]
+# Every so many events the state is compared before and after, if the event is refused.
+REFUSALS_LOOKED_AT = 8
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
+
+
+def require(holds: bool, promise: str) -> None:
+    """Raises Violation."""
+    if not holds:
+        raise Violation(promise)
+
+
+class Checkers:
+    """The books of one job over all server processes of a run. `applied` counts updates, rolled back ones included."""
+
+    def __init__(self, spec: JobSpec, start: Float32s, lease_s: float, tick_s: float) -> None:
+        self.spec = spec
+        self.reference = Reference(spec, start)
+        self.sent: dict[Key, tuple[bytes, float, str, int, int]] = {}
+        self.outcomes: dict[Key, Outcome] = {}
+        self.history: list[RoundRecord] = []
+        self.applied = 0
+        self.live: dict[str, int] = {}
+        self.clocks: dict[str, int] = {}
+        self.seen_s: dict[str, float] = {}
+        self.tick_last_s: float | None = None
+        self.lease_s, self.tick_s = lease_s, tick_s
+        self.epoch_last = 0
+        self.events = 0
+        self.applying: Apply | None = None
+
+    def note_sent(self, header: pb.PushHeader, flat: Float32s, gradient_id: int) -> None:
+        """A client sends a push; under one seq always the same."""
+        key = (header.worker, header.epoch, header.seq)
+        base = header.base_version
+        sent = (flat.tobytes(), header.weight, base.lineage, base.step, gradient_id)
+        require(self.sent.setdefault(key, sent) == sent, f"{key} was sent with two payloads")
+
+    def before(self, host: JobHost) -> Any:
+        """The state now, if this event is one that is looked at."""
+        self.events += 1
+        return saved_state(host.machine) if self.events % REFUSALS_LOOKED_AT == 0 else None
+
+    def refused(self, host: JobHost, event: Event, before: Any) -> None:
+        """P4: a refused event changes nothing."""
+        if before is not None:
+            require(saved_state(host.machine) == before, f"{event} was refused and changed the state")
+        host.machine.check_invariants()
+
+    def took(self, host: JobHost, event: Event, effects: list[Effect], now_s: float) -> None:
+        """One event and what came of it."""
+        host.machine.check_invariants()
+        if isinstance(event, Ticked):
+            self._tick(now_s)
+        elif isinstance(event, SignOfLife):
+            self._hear(event.worker, event.epoch, now_s)
+        elif isinstance(event, PushOffered | PushCommitted):
+            self._hear(event.push.worker, event.push.epoch, now_s)
+        elif isinstance(event, UploadCompleted):
+            require(host.machine.state.step == 0, "parameters were uploaded twice")
+        for effect in effects:
+            self._take(host, effect, now_s)
+
+    def _take(self, host: JobHost, effect: Effect, now_s: float) -> None:
+        match effect:
+            case Joined():
+                require(effect.epoch > self.epoch_last, f"epoch {effect.epoch} came after {self.epoch_last}")
+                self.epoch_last = effect.epoch
+            case MemberRecord():
+                self._member(effect, now_s)
+            case Apply():
+                require(self.applying is None, "two updates at once")
+                self.applying = effect
+            case RoundRecord():
+                self._round(host, effect)
+            case OutcomeRecord():
+                require(effect.outcome.status is not Status.APPLIED, f"{effect} is of no round")
+                self._outcome(effect.worker, effect.epoch, effect.outcome)
+            case Answered():
+                key = (effect.worker, effect.epoch, effect.outcome.seq)
+                require(self.outcomes.get(key) == effect.outcome, f"{key} was answered otherwise than recorded")
+
+    def _hear(self, worker: str, epoch: int, now_s: float) -> None:
+        require(self.live.get(worker) == epoch, f"a call of {worker} under epoch {epoch} was taken, not live any more")
+        self.seen_s[worker] = now_s
+
+    def _tick(self, now_s: float) -> None:
+        if self.tick_last_s is not None:
+            late_s = now_s - self.tick_last_s - self.tick_s
+            if late_s > self.tick_s:
+                self.seen_s = {worker: seen_s + late_s for worker, seen_s in self.seen_s.items()}
+        self.tick_last_s = now_s
+        for worker, seen_s in self.seen_s.items():
+            require(now_s - seen_s <= self.lease_s + 2 * self.tick_s, f"{worker} is silent and never expires")
+
+    def _member(self, record: MemberRecord, now_s: float) -> None:
+        worker = record.worker
+        if record.change == "joined":
+            self.live[worker] = record.epoch
+            self.seen_s[worker] = now_s
+            self.clocks.pop(worker, None)
+            self.clocks[worker] = min(self.clocks.values(), default=0)
+            return
+        if record.change == "expired":
+            age_s = now_s - self.seen_s[worker]
+            require(age_s >= self.lease_s - 1e-6, f"{worker} expired after {age_s:.3f} s of silence")
+        if self.live.get(worker) == record.epoch:
+            del self.live[worker], self.clocks[worker], self.seen_s[worker]
+
+    def _outcome(self, worker: str, epoch: int, outcome: Outcome) -> None:
+        key = (worker, epoch, outcome.seq)
+        require(key in self.sent, f"{key} has an outcome and was never sent")
+        require(key not in self.outcomes, f"{key} has two outcomes")
+        self.outcomes[key] = outcome
+        if self.live.get(worker) == epoch:
+            self.clocks[worker] += 1
+
+    def _round(self, host: JobHost, record: RoundRecord) -> None:
+        applying, self.applying = self.applying, None
+        require(applying is not None and applying.step == record.step, f"round {record.step} was never applied")
+        require(record.step == len(self.history), f"step {record.step} after {len(self.history)} updates")
+        self.applied += 1
+        rate = value_at(self.spec.optimizer.lr, record.step)
+        require(record.learning_rate == rate, f"step {record.step} had lr {record.learning_rate}, not {rate}")
+        pushes = []
+        for part in record.contributions:
+            payload, weight, lineage, base_step, _ = self.sent[part.worker, part.epoch, part.seq]
+            require(lineage == host.machine.state.lineage, f"{part} is of another lineage")
+            require(base_step == part.base_step <= record.step, f"{part} has base {base_step} at step {record.step}")
+            pushes.append((part.worker, weight, base_step, np.frombuffer(payload, np.float32)))
+        told = {(worker, epoch, outcome.seq) for worker, epoch, outcome in record.outcomes}
+        require(told == {(p.worker, p.epoch, p.seq) for p in record.contributions}, f"step {record.step}: outcomes")
+        for worker, epoch, outcome in record.outcomes:
+            require(outcome.status is Status.APPLIED, f"a contribution of step {record.step} is {outcome}")
+            self._outcome(worker, epoch, outcome)
+        self.history.append(record)
+        expected = self.reference.apply(record, pushes)
+        got = host.shards.flat_parameters()
+        require(np.array_equal(expected, got), f"step {record.step}: expected parameters {expected}, got {got}")
+
+    def answered(self, worker: str, epoch: int, outcome: pb.Outcome) -> None:
+        """The server lets an answer go out."""
+        key = (worker, epoch, outcome.seq)
+        known = self.outcomes.get(key)
+        require(known is not None, f"{key} was answered without an outcome")
+        assert known is not None
+        status = pb.OutcomeStatus.Name(outcome.status).removeprefix("OUTCOME_STATUS_")
+        same = (status, outcome.applied_step) == (known.status.name, known.applied_step)
+        require(same, f"{key} was answered {status} at {outcome.applied_step}, it is {known}")
+
+    def check_bound(self, worker: str, epoch: int, finished: bool) -> None:
+        """Ssp: nobody is told to go on who is further ahead than the bound. Call it as an outcome is first told."""
+        model = self.spec.consistency
+        if not isinstance(model, Ssp) or finished or self.live.get(worker) != epoch:
+            return
+        ahead = self.clocks[worker] - min(self.clocks.values())
+        require(ahead <= model.staleness, f"{worker} was let go on {ahead} ahead, the bound is {model.staleness}")
+
+    def restarted(self, host: JobHost, clean: bool) -> None:
+        """Another server process goes on with what was saved."""
+        state = host.machine.state
+        now_s = host.now_s()
+        self.applying, self.tick_last_s = None, now_s
+        if clean:
+            require(state.step == len(self.history), "an orderly restart lost updates")
+            require({m.worker: m.epoch for m in state.members} == self.live, "an orderly restart lost members")
+            self.seen_s = dict.fromkeys(self.live, now_s)
+        else:
+            self.live, self.clocks, self.seen_s = {}, {}, {}
+            del self.history[state.step :]
+        self.reference.restart(state.step)
+        got = host.shards.flat_parameters()
+        require(np.array_equal(self.reference._plain.parameters, got), "restored parameters differ")
+
+    def lost_everything(self) -> None:
+        """The server went before anything was saved: the job begins anew."""
+        self.applying = self.tick_last_s = None
+        self.live, self.clocks, self.seen_s = {}, {}, {}
+        self.history.clear()
+        self.reference.restart(0)
+
+    def check_history(self) -> None:
+        """Each gradient that a worker computed is in the surviving history at most once."""
+        gradients: dict[int, Key] = {}
+        for record in self.history:
+            for part in record.contributions:
+                key = (part.worker, part.epoch, part.seq)
+                gradient_id = self.sent[key][4]
+                require(gradient_id not in gradients, f"{key} and {gradients.get(gradient_id)} are one gradient")
+                gradients[gradient_id] = key

@@ -1,0 +1,226 @@
+"""Calls between fibers and the server: late, lost, doubled, cut, and the transport that makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optimd.transport import CallLost, CallThrottled
+from optimdpb.checksum import crc32c
+from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.simulation.loop import Fiber, SimulatedLoop
+
+Float32s = NDArray[np.float32]
+# What the server does for one call: gets its methods by name, returns the answer.
+Exchange = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
+
+
+@dataclass
+class Weather:
+    """Chances of what may happen to a call, and how long ways are."""
+
+    latency_s: float = 0.002
+    slow: float = 0.0
+    slow_s: float = 1.0
+    request_lost: float = 0.0
+    reply_lost: float = 0.0
+    doubled: float = 0.0
+    cut: float = 0.0
+
+
+class Network:
+    """Between all clients and one server. `methods`: None while the server is down. `cut_off`: who cannot reach it."""
+
+    def __init__(self, loop: SimulatedLoop, dice: random.Random) -> None:
+        self._loop = loop
+        self._dice = dice
+        self.weather = Weather()
+        self.methods: dict[str, Any] | None = None
+        self.cut_off: set[str] = set()
+        self.handling: dict[Call, None] = {}
+        self.calls = 0
+
+    def way_s(self) -> float:
+        """How long one way takes now."""
+        weather, dice = self.weather, self._dice
+        slow_s = dice.random() * weather.slow_s if weather.slow and dice.random() < weather.slow else 0.0
+        return dice.random() * weather.latency_s + slow_s
+
+    def happens(self, chance: float) -> bool:
+        """One throw."""
+        return chance > 0.0 and self._dice.random() < chance
+
+    def fraction(self) -> float:
+        """A number from 0 to 1."""
+        return self._dice.random()
+
+    def send(self, call: Call) -> None:
+        """A call goes out; in bad weather twice."""
+        self.calls += 1
+        weather = self.weather
+        if self.happens(weather.request_lost):
+            self._lose(call)
+        else:
+            self._loop.call_later(self.way_s(), self._arrive, call)
+        if self.happens(weather.doubled):
+            self._loop.call_later(self.way_s() + self._dice.random(), self._arrive, call.twin())
+
+    def crash(self) -> None:
+        """The server is gone: every open call ends."""
+        self.methods = None
+        handling, self.handling = self.handling, {}
+        for call in handling:
+            self._loop.call_later(self.way_s(), call.finish, CallLost("connection reset"))
+
+    def _lose(self, call: Call) -> None:
+        """Noticed soon, or only when its time is over."""
+        if self.happens(0.7):
+            self._loop.call_later(self.way_s(), call.finish, CallLost("connection reset"))
+
+    def _arrive(self, call: Call) -> None:
+        if call.done:
+            return
+        if self.methods is None or call.caller in self.cut_off:
+            self._loop.call_later(self.way_s(), call.finish, CallLost("unavailable"))
+            return
+        self.handling[call] = None
+        call.task = self._loop.create_task(call.exchange(self.methods))
+        call.task.add_done_callback(lambda task: self._answer(call, task))
+        if self.happens(self.weather.cut):
+            self._loop.call_later(self._dice.random() * 0.01, call.task.cancel)
+
+    def _answer(self, call: Call, task: asyncio.Task[Any]) -> None:
+        self.handling.pop(call, None)
+        if task.cancelled():
+            self._lose(call)
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, Refused):
+            self._loop.fail(error)
+            return
+        answer: Any = error if error is not None else task.result()
+        if isinstance(error, Refused) and error.reason == "BACKLOG_FULL":
+            answer = CallThrottled(str(error), 0.5 + self._dice.random())
+        elif isinstance(error, Refused) and error.reason in ("SHUTTING_DOWN", "CHECKSUM_MISMATCH"):
+            answer = CallLost(str(error))
+        if call.caller in self.cut_off or self.happens(self.weather.reply_lost):
+            self._lose(call)
+        else:
+            self._loop.call_later(self.way_s(), call.finish, answer)
+
+
+class Call:
+    """One call of one fiber; a twin, sent by the network itself, has no fiber and nobody hears its answer."""
+
+    def __init__(self, caller: str, exchange: Exchange, fiber: Fiber | None) -> None:
+        self.caller = caller
+        self.exchange = exchange
+        self.fiber = fiber
+        self.task: asyncio.Task[Any] | None = None
+        self.done = False
+
+    def twin(self) -> Call:
+        """The same call again."""
+        return Call(self.caller, self.exchange, None)
+
+    def finish(self, answer: object) -> None:
+        """The caller learns the answer, the first one."""
+        if not self.done:
+            self.done = True
+            if self.fiber is not None:
+                self.fiber.wake(self, answer)
+
+    def run_out(self) -> None:
+        """Its deadline: the server is told to stop."""
+        if self.task is not None and not self.task.done():
+            self.task.cancel()
+        self.finish(CallLost("deadline exceeded"))
+
+
+class SimulatedTransport:
+    """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push."""
+
+    def __init__(
+        self,
+        network: Network,
+        loop: SimulatedLoop,
+        caller: str,
+        chunk_bytes: int,
+        sent: Callable[[pb.PushHeader, Float32s], None],
+    ) -> None:
+        self._network = network
+        self._loop = loop
+        self._caller = caller
+        self._chunk_bytes = chunk_bytes
+        self._sent = sent
+
+    def call(self, method: str, request: Any, timeout_s: float) -> Any:
+        """See Transport."""
+        copy = type(request)()
+        copy.CopyFrom(request)
+        return self._exchange(lambda methods: methods[method](copy), timeout_s)
+
+    def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> Any:
+        """See Transport."""
+        first = pb.UploadParametersRequest(header=header)
+        return self._stream("UploadParameters", first, pb.UploadParametersRequest, flat, timeout_s)
+
+    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> Any:
+        """See Transport."""
+        self._sent(header, flat)
+        return self._stream("Push", pb.PushRequest(header=header), pb.PushRequest, flat, timeout_s)
+
+    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[Any, Float32s | None]:
+        """See Transport."""
+        self._sent(header, flat)
+        data = flat.tobytes()
+        request = pb.StepRequest(header=header, crc32c=crc32c(data), data=data)
+        answer = self._exchange(lambda methods: methods["Step"](request), timeout_s)
+        response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
+        return response, np.frombuffer(response.data, np.float32).copy() if response.data else None
+
+    def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[Any, Any]:
+        """See Transport."""
+
+        async def collect(methods: dict[str, Any]) -> list[Any]:
+            answers = [answer async for answer in methods["Pull"](request)]
+            return [pb.PullResponse.FromString(a) if isinstance(a, bytes) else a for a in answers]
+
+        messages = self._exchange(collect, timeout_s)
+        data = b"".join(message.data for message in messages)
+        flat[:] = np.frombuffer(data, np.float32)
+        return messages[0].header, messages[0].parameters
+
+    def close(self) -> None:
+        """See Transport."""
+
+    def _stream(self, method: str, first: Any, frame_class: Any, flat: Float32s, timeout_s: float) -> Any:
+        data = flat.tobytes()
+        network, size = self._network, self._chunk_bytes
+
+        async def frames() -> AsyncIterator[Any]:
+            yield first
+            for start in range(0, len(data), size):
+                await asyncio.sleep(network.way_s())
+                chunk = data[start : start + size]
+                yield frame_class(offset_bytes=start, crc32c=crc32c(chunk), data=chunk)
+
+        return self._exchange(lambda methods: methods[method](frames()), timeout_s)
+
+    def _exchange(self, exchange: Exchange, timeout_s: float) -> Any:
+        fiber = self._loop.current
+        assert fiber is not None
+        call = Call(self._caller, exchange, fiber)
+        timer = self._loop.call_later(timeout_s, call.run_out)
+        self._network.send(call)
+        try:
+            return fiber.block(call)
+        finally:
+            timer.cancel()

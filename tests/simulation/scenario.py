@@ -1,0 +1,111 @@
+"""From a seed to a training run: which job, which workers, how the machine is set up."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from optimd_server.runtime import ServerConfig
+from optimdpb.specs import (
+    SGD,
+    SGDM,
+    Adam,
+    Async,
+    ClipGlobalNorm,
+    Consistency,
+    Cosine,
+    JobSpec,
+    Layout,
+    Linear,
+    Optimizer,
+    Ssp,
+    Sync,
+    Tensor,
+)
+
+ROUNDS = 100
+LEASE_S = 2.0
+TICK_S = 0.25
+WAIT_S = 1.5
+LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run. `bad`: chance of a gradient that is NaN, infinite or huge. `unary`: Step, else Push and Pull."""
+
+    seed: int
+    spec: JobSpec
+    config: ServerConfig
+    workers: int
+    unary: bool
+    bad: float
+    compute_s: float
+    faults_per_s: float
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"seed {self.seed}: {self.spec.consistency}, {self.workers} workers, {self.config.shards} shards"
+
+
+def scenario_of(seed: int) -> Scenario:
+    """The same for the same seed."""
+    dice = random.Random(seed)
+    workers = dice.choice((1, 2, 3, 3, 4, 5))
+    spec = JobSpec(
+        LAYOUT,
+        _optimizer(dice),
+        _consistency(dice, workers),
+        reduction="mean",
+        clip=ClipGlobalNorm(0.5) if dice.random() < 0.3 else None,
+        steps_max=ROUNDS,
+        rejections_max=dice.choice((None, None, 2)),
+    )
+    needed = workers if isinstance(spec.consistency, Sync) else 1
+    room = dice.choice((100, 100, needed + 1))
+    config = ServerConfig(
+        threads=1,
+        shards=dice.choice((1, 1, 2)),
+        lease_s=LEASE_S,
+        tick_interval_s=TICK_S,
+        wait_s_max=WAIT_S,
+        drain_s_max=1.0,
+        chunk_bytes_max=LAYOUT.size_bytes,
+        step_bytes_max=LAYOUT.size_bytes if (unary := dice.random() < 0.7) else 4,
+        inline_bytes_max=0 if dice.random() < 0.5 else 1 << 16,
+        staging_bytes_max=room * LAYOUT.size_bytes,
+    )
+    return Scenario(
+        seed,
+        spec,
+        config,
+        workers,
+        unary,
+        bad=dice.choice((0.0, 0.0, 0.05, 0.2)),
+        compute_s=dice.choice((0.02, 0.1)),
+        faults_per_s=dice.choice((0.0, 0.5, 1.0, 2.0)),
+    )
+
+
+def _optimizer(dice: random.Random) -> Optimizer:
+    schedule = dice.choice((Linear(0.1, 0.01, 80), Cosine(0.1, 0.01, 120)))
+    return dice.choice((SGD(schedule), SGDM(schedule), Adam(schedule)))
+
+
+def _consistency(dice: random.Random, workers: int) -> Consistency:
+    kind = dice.randrange(8)
+    least = dice.randint(1, workers)
+    if kind == 0:
+        return Sync(workers)
+    if kind == 1:
+        return Sync(workers, workers_min=least)
+    if kind == 2:
+        return Sync(workers, quorum=least)
+    if kind == 3:
+        return Sync(workers, quorum=least, workers_min=least, round_timeout_s=dice.choice((0.2, 1.0)))
+    if kind == 4:
+        return Async(staleness_max=dice.choice((None, 0, 3)), staleness_scale=dice.choice(("none", "inverse")))
+    if kind == 5:
+        return Async(staleness_max=4, delay_compensation=2.0, staleness_scale=dice.choice(("none", "inverse")))
+    return Ssp(dice.choice((0, 0, 1, 3)))

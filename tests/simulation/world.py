@@ -1,0 +1,364 @@
+"""One simulated run: a server that crashes and comes back, workers that come and go, an operator, bad weather."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optimd.worker import Worker
+from optimd_server.core.events import Event
+from optimd_server.runtime import JobHost, Runtime
+from optimd_server.service.jobs import JobService
+from optimd_server.service.workers import WorkerService
+from optimdpb.errors import EpochSuperseded, OptimdError, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.simulation.checkers import Checkers, Violation, require
+from tests.simulation.disk import SimulatedDisk, SimulatedStore
+from tests.simulation.loop import Fiber, SimulatedLoop, Stuck
+from tests.simulation.network import Network, SimulatedTransport, Weather
+from tests.simulation.scenario import LAYOUT, LEASE_S, TICK_S, Scenario
+
+JOB = "job"
+START = np.array([0.5, -0.25, 1.0, 2.0, -1.0], np.float32)
+PATIENCE_S = 8.0
+# Faults stop here at the latest; a run that is not over so long after that is stuck.
+FAULTS_S_MAX = 60.0
+PROGRESS_S_MAX = 600.0
+
+
+class SimulatedWorker:
+    """One worker process: its fibers, its client, its training loop. Also the client's Surroundings."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.fibers: list[Fiber] = []
+        self.leaving = False
+        self.over = False
+        self.gradient_id = 0
+        self._frozen_until_s = 0.0
+        self._start(self._train)
+
+    def now_s(self) -> float:
+        """See Surroundings."""
+        return self.world.loop.time()
+
+    def sleep(self, seconds: float) -> None:
+        """See Surroundings."""
+        fiber = self.world.loop.current
+        assert fiber is not None
+        fiber.sleep(seconds)
+
+    def jitter(self) -> float:
+        """See Surroundings."""
+        return self.world.dice.random()
+
+    def repeat(self, every_s: float, work: Callable[[], bool], name: str) -> Callable[[], None]:
+        """See Surroundings."""
+        stopped = [False]
+
+        def run() -> None:
+            self.sleep(every_s)
+            while not stopped[0] and work():
+                self.sleep(every_s)
+
+        self._start(run)
+        return lambda: stopped.__setitem__(0, True)
+
+    def _start(self, work: Callable[[], None]) -> None:
+        fiber = Fiber(self.world.loop, work)
+        fiber.frozen_until_s = self._frozen_until_s
+        self.fibers = [*(fiber for fiber in self.fibers if not fiber.over), fiber]
+
+    def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        self._frozen_until_s = self.now_s() + seconds
+        for fiber in self.fibers:
+            fiber.frozen_until_s = self._frozen_until_s
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.over = True
+        for fiber in self.fibers:
+            fiber.kill()
+
+    def _train(self) -> None:
+        world = self.world
+        transport = SimulatedTransport(
+            world.network, world.loop, self.name, 8, lambda header, flat: world.sent(header, flat, self.gradient_id)
+        )
+        worker = Worker(transport, self, JOB, self.name, PATIENCE_S)
+        try:
+            while not self.leaving and not self._some_steps(worker):
+                pass
+            worker.leave()
+        except (EpochSuperseded, WorkerSetAside) as error:
+            world.log(self.name, f"ends: {type(error).__name__}")
+        finally:
+            self.over = True
+
+    def _some_steps(self, worker: Worker) -> bool:
+        """Train until something goes wrong that a user's loop would catch. Returns whether the job is finished."""
+        scenario, dice = self.world.scenario, self.world.dice
+        spec = scenario.spec
+        try:
+            parameters = {"w": START[:3], "b": START[3:]}
+            worker.ensure_job(
+                parameters,
+                spec.optimizer,
+                spec.consistency,
+                clip=spec.clip,
+                steps_max=spec.steps_max,
+                rejections_max=spec.rejections_max,
+            )
+            worker.pull()
+            while not self.leaving:
+                self.sleep(dice.random() * scenario.compute_s)
+                self.gradient_id = self.world.next_gradient_id()
+                gradients = self.world.gradient(self.gradient_id)
+                result = worker.step(gradients, weight=dice.choice((1.0, 8.0, 0.3)), loss=dice.random())
+                self.world.log(self.name, "told", result.status, result.reason, result.global_step)
+                if result.finished:
+                    return True
+        except (OutcomeUnknown, ServerUnavailable) as error:
+            self.world.log(self.name, f"gave up: {error}")
+        except Refused as error:
+            if isinstance(error, EpochSuperseded | WorkerSetAside):
+                raise
+            # A server that came back without the job.
+            require(
+                error.reason in ("UNKNOWN_JOB", "JOB_NOT_READY"), f"{self.name} was refused: {error.reason} {error}"
+            )
+            self.world.log(self.name, f"refused: {error.reason}")
+            self.sleep(0.1)
+        return False
+
+
+class World:
+    """Everything of one run. run() raises Violation."""
+
+    def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
+        self.scenario = scenario
+        self.dice = random.Random(f"world {scenario.seed}")
+        self.loop = SimulatedLoop(lambda: self.dice.random() * 0.05)
+        self.network = Network(self.loop, self.dice)
+        self.disk = SimulatedDisk(lambda: self.disk_full)
+        self.disk_full = False
+        self.checkers = Checkers(scenario.spec, START, LEASE_S, TICK_S)
+        self.workers: list[SimulatedWorker] = []
+        self.runtime: Runtime | None = None
+        self.clock_offset_s = 0.0
+        self.faulty = scenario.faults_per_s > 0
+        self.trace: list[str] | None = [] if trace else None
+        self._names = 0
+        self._gradients = 0
+        self._stopping = False
+
+    def run(self) -> None:
+        """To the end of training. Raises Violation, or whatever failed."""
+        self.loop.call_soon(self._begin)
+        try:
+            self.loop.run()
+        except Stuck as error:
+            raise Violation(f"stuck at {self.loop.time():.1f} s: {self._waiting_for()}") from error
+        finally:
+            self.loop.set_exception_handler(lambda *_: None)
+            for worker in self.workers:
+                worker.kill()
+        self.checkers.check_history()
+
+    def log(self, who: str, *what: object) -> None:
+        """One line of the trace, if it is kept."""
+        if self.trace is not None:
+            self.trace.append(f"{self.loop.time():10.4f}  {who:8} {' '.join(map(str, what))}")
+
+    def sent(self, header: pb.PushHeader, flat: NDArray[np.float32], gradient_id: int) -> None:
+        """A push leaves a worker."""
+        self.log(header.worker, f"sends epoch {header.epoch} seq {header.seq} base {header.base_version.step}")
+        self.checkers.note_sent(header, flat, gradient_id)
+
+    def next_gradient_id(self) -> int:
+        """Every gradient that is computed has its own."""
+        self._gradients += 1
+        return self._gradients
+
+    def gradient(self, gradient_id: int) -> dict[str, NDArray[np.float32]]:
+        """Some numbers, now and then nonsense."""
+        flat = np.random.default_rng(gradient_id).standard_normal(LAYOUT.elements, np.float32)
+        if self.dice.random() < self.scenario.bad:
+            flat[self.dice.randrange(LAYOUT.elements)] = self.dice.choice((np.nan, np.inf, 1e30))
+        return {"w": flat[:3], "b": flat[3:]}
+
+    def _begin(self) -> None:
+        self.start_server()
+        for _ in range(self.scenario.workers):
+            self.add_worker()
+        self.loop.call_later(0.5, self._look_after)
+        if self.faulty:
+            self._plan_fault()
+
+    # --- the server ------------------------------------------------------------------------------------------------
+
+    def start_server(self) -> None:
+        """A new process on what the disk holds."""
+        clean = not self.disk.running
+        store = SimulatedStore(self.disk)
+        self.runtime = Runtime(self.scenario.config, clock=self.server_clock, store=store)
+        self.runtime.fatal.add_done_callback(lambda fatal: fatal.cancelled() or self.loop.fail(fatal.result()))
+        if self.runtime.jobs:
+            self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
+            for host in self.runtime.jobs.values():
+                self._watch(host)
+                self.checkers.restarted(host, clean)
+        else:
+            self.log("server", "starts with nothing")
+            self.checkers.lost_everything()
+        find_or_create = self.runtime.find_or_create
+
+        def watched(name: str, spec: Any) -> JobHost:
+            host = find_or_create(name, spec)
+            if "handle" not in vars(host.machine):
+                self._watch(host)
+            return host
+
+        self.runtime.find_or_create = watched  # type: ignore[method-assign]
+        methods = {**JobService(self.runtime).methods(), **WorkerService(self.runtime).methods()}
+        for name in ("Push", "Step", "AwaitOutcome"):
+            methods[name] = self._told(self.runtime, methods[name])
+        self.network.methods = methods
+
+    def server_clock(self) -> float:
+        """The server's monotonic clock; it may stand still for a while, then jump."""
+        return self.loop.time() + self.clock_offset_s
+
+    def _watch(self, host: JobHost) -> None:
+        real = host.machine.handle
+
+        def handle(event: Event, now_s: float) -> Any:
+            before = self.checkers.before(host)
+            try:
+                effects = real(event, now_s)
+            except Refused as error:
+                self.log("server", f"refuses {error.reason}:", event)
+                self.checkers.refused(host, event, before)
+                raise
+            if self.trace is not None:
+                self.log("server", event, "->", *effects)
+            self.checkers.took(host, event, effects, now_s)
+            return effects
+
+        host.machine.handle = handle  # type: ignore[method-assign]
+
+    def _told(self, runtime: Runtime, method: Callable[..., Any]) -> Callable[..., Any]:
+        """See each outcome as it leaves the server."""
+
+        async def seen(request: Any) -> Any:
+            answer = await method(request)
+            response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
+            if response.state == pb.PUSH_STATE_DONE:
+                header = getattr(request, "header", request)
+                if hasattr(header, "epoch"):
+                    self.checkers.answered(header.worker, header.epoch, response.outcome)
+                    host = runtime.jobs[JOB]
+                    account = host.machine.state.ledger.find(header.worker, header.epoch)
+                    if account is not None and account.last_seq == response.outcome.seq and not account.pending:
+                        self.checkers.check_bound(header.worker, header.epoch, host.machine.state.finished)
+            return answer
+
+        return seen
+
+    def crash_server(self) -> None:
+        """kill -9."""
+        self.log("server", "crashes")
+        self._drop_server()
+        self.loop.crash()
+
+    def _drop_server(self) -> None:
+        self.network.crash()
+        if self.runtime is not None:
+            self.runtime._threads.close()
+        self.runtime = None
+
+    async def stop_server(self) -> None:
+        """SIGTERM, as Service.stop() does it."""
+        runtime = self.runtime
+        assert runtime is not None
+        self.log("server", "drains")
+        await runtime.drain()
+        self.network.methods = None
+        for call in list(self.network.handling):
+            if call.task is not None:
+                call.task.cancel()
+        await runtime.drain()
+        try:
+            await runtime.save_all()
+        except Refused:
+            self.log("server", "could not save")
+        await runtime.close()
+        self._drop_server()
+
+    # --- the workers -----------------------------------------------------------------------------------------------
+
+    def add_worker(self, name: str | None = None) -> SimulatedWorker:
+        """A new process; of a new name unless one is given."""
+        if name is None:
+            name = f"w{self._names}"
+            self._names += 1
+        self.log(name, "starts")
+        worker = SimulatedWorker(self, name)
+        self.workers = [*(worker for worker in self.workers if not worker.over), worker]
+        return worker
+
+    def at_work(self) -> list[SimulatedWorker]:
+        """Processes that are not over."""
+        return [worker for worker in self.workers if not worker.over]
+
+    def _look_after(self) -> None:
+        """What an operator does: replace workers that are gone, notice the end."""
+        step = len(self.checkers.history)
+        if step >= (self.scenario.spec.steps_max or 0):
+            self._calm()
+            if not self.at_work():
+                self.loop.stop()
+                return
+        else:
+            if self.loop.time() > FAULTS_S_MAX:
+                self._calm()
+            names = {worker.name for worker in self.at_work() if not worker.leaving}
+            for _ in range(self.scenario.workers - len(names)):
+                self.add_worker()
+        if self.loop.time() > FAULTS_S_MAX + PROGRESS_S_MAX:
+            self.loop.fail(Violation(f"no progress: step {step}: {self._waiting_for()}"))
+        self.loop.call_later(0.5, self._look_after)
+
+    def _calm(self) -> None:
+        self.faulty = False
+        self.network.weather = Weather()
+        self.network.cut_off.clear()
+        self.disk_full = False
+
+    def _waiting_for(self) -> str:
+        if self.runtime is None or JOB not in self.runtime.jobs:
+            return "no server" if self.runtime is None else "no job"
+        machine = self.runtime.jobs[JOB].machine
+        return machine.waiting_for(self.server_clock()) or "nothing"
+
+    # --- faults ----------------------------------------------------------------------------------------------------
+
+    def _plan_fault(self) -> None:
+        self.loop.call_later(self.dice.expovariate(self.scenario.faults_per_s), self._fault)
+
+    def _fault(self) -> None:
+        from tests.simulation.faults import FAULTS
+
+        if not self.faulty:
+            return
+        self.dice.choice(FAULTS)(self)
+        self._plan_fault()
+
+
+__all__ = ["OptimdError", "World"]
