@@ -21,13 +21,16 @@ from optimd_server.core.events import Event, PushCommitted, PushOffered, SignOfL
 from optimd_server.core.saved import saved_state
 from optimd_server.runtime import JobHost
 from optimd_server.schedules import value_at
-from optimdpb.specs import JobSpec, Ssp
+from optimdpb.specs import JobSpec, Ssp, Sync
 from optimdpb.v1 import optimd_pb2 as pb
 
+from tests.simulation.openings import Openings
 from tests.simulation.reference import Reference
 
 Float32s = NDArray[np.float32]
 Key = tuple[str, int, int]
+# As the ledger says.
+DEAD_EPOCHS_KEPT = 4096
 # Every so many events the state is compared before and after, if the event is refused.
 REFUSALS_LOOKED_AT = 8
 
@@ -59,7 +62,9 @@ class Checkers:
         self.lease_s, self.tick_s = lease_s, tick_s
         self.epoch_last = 0
         self.events = 0
+        self._stalled_s = 0.0
         self.applying: Apply | None = None
+        self.openings = Openings(spec.consistency) if isinstance(spec.consistency, Sync) else None
 
     def note_sent(self, header: pb.PushHeader, flat: Float32s, gradient_id: int) -> None:
         """A client sends a push; under one seq always the same."""
@@ -82,6 +87,8 @@ class Checkers:
     def took(self, host: JobHost, event: Event, effects: list[Effect], now_s: float) -> None:
         """One event and what came of it."""
         host.machine.check_invariants()
+        if self.tick_last_s is None:
+            self.tick_last_s = now_s
         if isinstance(event, Ticked):
             self._tick(now_s)
         elif isinstance(event, SignOfLife):
@@ -92,6 +99,19 @@ class Checkers:
             require(host.machine.state.step == 0, "parameters were uploaded twice")
         for effect in effects:
             self._take(host, effect, now_s)
+        if self.openings is not None:
+            void = host.machine.state.counters.rounds_void
+            self.openings.took(effects, self.live, void, now_s, self._stalled_s)
+        self._check_memory(host)
+
+    def _check_memory(self, host: JobHost) -> None:
+        """What a job keeps is bounded by its members and by constants."""
+        accounts, live = len(host.machine.state.ledger._accounts), len(self.live)
+        require(accounts <= live + DEAD_EPOCHS_KEPT + 1, f"{accounts} accounts of {live} workers are kept")
+        budget = host._staging._budget
+        # A worker that comes back while its push of before waits for its round has both.
+        most = budget.bytes_max + live * self.spec.layout.size_bytes
+        require(budget.used_bytes <= most, f"{budget.used_bytes} bytes are staged, {most} are allowed")
 
     def _take(self, host: JobHost, effect: Effect, now_s: float) -> None:
         match effect:
@@ -117,10 +137,11 @@ class Checkers:
         self.seen_s[worker] = now_s
 
     def _tick(self, now_s: float) -> None:
-        if self.tick_last_s is not None:
-            late_s = now_s - self.tick_last_s - self.tick_s
-            if late_s > self.tick_s:
-                self.seen_s = {worker: seen_s + late_s for worker, seen_s in self.seen_s.items()}
+        assert self.tick_last_s is not None
+        late_s = now_s - self.tick_last_s - self.tick_s
+        if late_s > self.tick_s:
+            self._stalled_s += late_s
+            self.seen_s = {worker: seen_s + late_s for worker, seen_s in self.seen_s.items()}
         self.tick_last_s = now_s
         for worker, seen_s in self.seen_s.items():
             require(now_s - seen_s <= self.lease_s + 2 * self.tick_s, f"{worker} is silent and never expires")
@@ -200,6 +221,8 @@ class Checkers:
         else:
             self.live, self.clocks, self.seen_s = {}, {}, {}
             del self.history[state.step :]
+        if self.openings is not None:
+            self.openings.restart(state.opened)
         self.reference.restart(state.step)
         got = host.shards.flat_parameters()
         require(np.array_equal(self.reference._plain.parameters, got), "restored parameters differ")
@@ -209,6 +232,8 @@ class Checkers:
         self.applying = self.tick_last_s = None
         self.live, self.clocks, self.seen_s = {}, {}, {}
         self.history.clear()
+        if self.openings is not None:
+            self.openings.restart(False)
         self.reference.restart(0)
 
     def check_history(self) -> None:

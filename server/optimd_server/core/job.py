@@ -84,12 +84,9 @@ class JobMachine:
         effects = self._take(event, now_s)
         if not self.state.creation.ready:
             return effects
-        effects += self.rounds.advance(now_s)
+        effects += self._set_aside() + self.rounds.advance(now_s)
         while self.state.broken:
-            member = self.state.broken.pop()
-            if self.state.members.live(member.worker, member.epoch) is member:
-                effects += self._remove(member, "set aside")
-                effects += self.rounds.advance(now_s)
+            effects += self._set_aside() + self.rounds.advance(now_s)
         return effects
 
     def _take(self, event: Event, now_s: float) -> list[Effect]:
@@ -173,6 +170,15 @@ class JobMachine:
     def _remove(self, member: Member, how: str) -> list[Effect]:
         self.state.members.remove(member, how)
         return self._epoch_over(member, how)
+
+    def _set_aside(self) -> list[Effect]:
+        """Before the next round opens, so that it does not wait for those that are broken."""
+        effects: list[Effect] = []
+        broken, self.state.broken = self.state.broken, []
+        for member in broken:
+            if self.state.members.live(member.worker, member.epoch) is member:
+                effects += self._remove(member, "set aside")
+        return effects
 
     def _epoch_over(self, member: Member, change: str) -> list[Effect]:
         """What the model lets count stays; what is half staged goes."""

@@ -109,6 +109,7 @@ class Members:
     def renew(self, member: Member, now_s: float) -> None:
         """The member was heard of."""
         member.lease_until_s, member.seen_s = now_s + self.lease_s, now_s
+        self._first_end_s = min(self._first_end_s, member.lease_until_s)  # one that was given back time has less now
 
     def remove(self, member: Member, how: str) -> None:
         """The member left or expired."""

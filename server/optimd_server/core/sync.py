@@ -98,9 +98,9 @@ class SyncRounds(Rounds):
         return self.round is not None and self.round.members.get(worker) == epoch
 
     def advance(self, now_s: float) -> list[Effect]:
-        """Open and close rounds as far as possible."""
+        """Open and close rounds as far as possible, but none before those who are broken are set aside."""
         effects: list[Effect] = []
-        while not self.closing:
+        while not self.closing and not self.state.broken:
             if self.round is None:
                 if self.state.finished or len(self.state.members) < self._workers_to_open():
                     break

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 
 from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Answered, Outcome, Pending
+from optimd_server.core.effects import Outcome, Pending, Proceed
 from optimd_server.core.events import (
     LeaveRequested,
     Push,
@@ -94,7 +94,7 @@ class WorkerService:
         message = required(first, "header")
         host = self._runtime.job(message.job)
         push = push_from_proto(host, message)
-        if not _settled(host.handle(PushOffered(push))):
+        if Proceed() in host.handle(PushOffered(push)):
             await self._receive(host, push, first, requests)
         outcome = await host.wait_outcome(push.worker, push.epoch, push.seq, self._runtime.wait_s())
         response = pb.PushResponse(header=header(self._runtime, host), finished=host.machine.state.finished)
@@ -132,7 +132,7 @@ class WorkerService:
                 "LIMIT_EXCEEDED", text, limit="step_bytes_max", limit_value=limit, value=host.shards.size_bytes
             )
         push = push_from_proto(host, message)
-        if not _settled(host.handle(PushOffered(push))):
+        if Proceed() in host.handle(PushOffered(push)):
             staged = host.stage(push, gradient_dtype(message.encoding))
             try:
                 staged.write(0, request.data, request.crc32c if request.HasField("crc32c") else None)
@@ -192,11 +192,6 @@ class WorkerService:
         response = pb.AwaitOutcomeResponse(header=header(self._runtime, host), finished=host.machine.state.finished)
         _put_outcome(response, outcome)
         return response
-
-
-def _settled(effects: Sequence[object]) -> bool:
-    """Whether an offered push is answered, or waits for its round, without its payload."""
-    return any(isinstance(effect, Answered | Pending) for effect in effects)
 
 
 def _put_outcome(

@@ -11,8 +11,8 @@ from optimd_server.storage.snapshot import Snapshot
 class Store(Protocol):
     """Snapshots of every job, and whether the last server that used them ended in order.
 
-    unclean: it did not, so that more may have been acknowledged than is saved. start: how many servers have started here,
-    this one included; durable before anything else happens, so that no two are ever the same.
+    unclean: it did not, so that more may have been acknowledged than is saved. start: how many servers have started
+    here, this one included; durable before anything else happens, so that no two are ever the same.
     """
 
     unclean: bool

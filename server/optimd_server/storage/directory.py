@@ -45,7 +45,7 @@ class DataDirectory:
         return self.path / "running"
 
     def _count_start(self) -> int:
-        """One more than stands in the lock file, and stands there from now on. Written in place: 20 bytes are one block."""
+        """One more than stands in the lock file, and stands there from now on. 20 bytes are written whole or not."""
         before = os.pread(self._lock, START_DIGITS, 0).strip()
         if before and not before.isdigit():
             raise OSError(f"{self.path}/optimd.lock: expected a number of starts, got {before!r}")

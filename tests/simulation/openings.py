@@ -1,0 +1,82 @@
+"""Sync from its definition: when a round may open, and that it closes neither too early nor too late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optimd_server.core.effects import Apply, Effect, OutcomeRecord, Prepare, RoundRecord
+from optimdpb.specs import Sync
+
+
+@dataclass
+class Opening:
+    """`members`: live epochs by name as the round opened."""
+
+    members: dict[str, int]
+    opened_s: float
+
+
+class Openings:
+    """Follows the rounds of one job by its effects alone."""
+
+    def __init__(self, model: Sync) -> None:
+        self.model = model
+        self.opening: Opening | None = None
+        self.opened = False
+        self._closed_at_s: float | None = None
+        self._rounds_void = 0
+        self._early = False
+
+    def restart(self, opened: bool) -> None:
+        """Another process: no round is open. `opened`: whether one ever was."""
+        self.opening, self.opened, self._closed_at_s = None, opened, None
+
+    def took(
+        self, effects: Sequence[Effect], live: dict[str, int], rounds_void: int, now_s: float, stalled_s: float
+    ) -> None:
+        """After one event, the books of live epochs brought up to date. `rounds_void`: the job's count of them."""
+        if rounds_void != self._rounds_void:
+            self._rounds_void = rounds_void
+            self.opening = None
+        for effect in effects:
+            self._open(live, now_s - stalled_s)
+            if isinstance(effect, Apply | Prepare) and self._closed_at_s is None:
+                self._closed_at_s = now_s - stalled_s
+                self._check_close(effect, live, now_s - stalled_s)
+            elif isinstance(effect, RoundRecord):
+                self._check_everybody(effect, effects, live)
+                self.opening = self._closed_at_s = None
+        self._open(live, now_s - stalled_s)
+
+    def _open(self, live: dict[str, int], now_s: float) -> None:
+        needed = self.model.members_min if self.opened else self.model.workers
+        if self.opening is None and len(live) >= needed:
+            self.opening, self.opened = Opening(dict(live), now_s), True
+
+    def _check_close(self, command: Apply | Prepare, live: dict[str, int], now_s: float) -> None:
+        opening = self.opening
+        assert opening is not None, f"round {command.step} closes and never opened with {sorted(live)}"
+        assert len(live) >= self.model.members_min, f"round {command.step} closes with {len(live)} live"
+        for part in command.contributions:
+            known = opening.members.get(part.worker) == part.epoch
+            assert known, f"{part.worker} was no member of round {command.step}: {opening.members}"
+        count, model = len(command.contributions), self.model
+        enough = model.quorum or model.members_min
+        if model.round_timeout_s is not None:
+            self._early = now_s - opening.opened_s >= model.round_timeout_s - 1e-6 and count >= enough
+        else:
+            self._early = model.quorum is not None and count >= enough
+
+    def _check_everybody(self, record: RoundRecord, effects: Sequence[Effect], live: dict[str, int]) -> None:
+        """Unless it closed early, each member contributed, was rejected in the round, or is gone."""
+        opening = self.opening
+        assert opening is not None
+        told = {(worker, epoch) for worker, epoch, _ in record.outcomes}
+        told |= {(effect.worker, effect.epoch) for effect in effects if isinstance(effect, OutcomeRecord)}
+        missing = [
+            worker
+            for worker, epoch in opening.members.items()
+            if (worker, epoch) not in told and live.get(worker) == epoch
+        ]
+        assert self._early or not missing, f"round {record.step} closed without {missing}"
