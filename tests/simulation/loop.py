@@ -14,7 +14,7 @@ class Stuck(AssertionError):
 
 
 class SimulatedLoop(asyncio.base_events.BaseEventLoop):
-    """Time jumps to the next timer. Work for executors runs on the loop, `executor_delay_s()` after it was asked for."""
+    """Time jumps to the next timer. Executors' work runs on the loop, `executor_delay_s()` after it was asked for."""
 
     def __init__(self, executor_delay_s: Callable[[], float]) -> None:
         self._simulated_s = 0.0

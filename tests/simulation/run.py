@@ -7,9 +7,11 @@ import logging
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from tests.simulation.bugs import BUGS
 from tests.simulation.scenario import Scenario, scenario_of
 from tests.simulation.world import World
 
@@ -62,6 +64,22 @@ def explore(seeds: Iterable[int], jobs: int = 2) -> list[Result]:
         return list(pool.imap(_run, seeds, chunksize=4))
 
 
+def find_bugs(seeds_max: int, jobs: int = 2) -> Iterator[tuple[str, int | None, str]]:
+    """For each planted bug the first seed that finds it, None if none does, and what it says."""
+    with multiprocessing.get_context("spawn").Pool(jobs, _quiet) as pool:
+        yield from pool.imap(_find, [(name, seeds_max) for name in BUGS])
+
+
+def _find(task: tuple[str, int]) -> tuple[str, int | None, str]:
+    name, seeds_max = task
+    for seed in range(seeds_max):
+        with BUGS[name]():
+            result = replay(seed)
+        if result.error:
+            return name, seed, result.error.strip().splitlines()[-1]
+    return name, None, ""
+
+
 def _run(seed: int) -> Result:
     result = replay(seed)
     result.failure = None  # may not be picklable
@@ -70,4 +88,5 @@ def _run(seed: int) -> Result:
 
 def _quiet() -> None:
     logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
     gc.freeze()

@@ -32,13 +32,12 @@ LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run. `bad`: chance of a gradient that is NaN, infinite or huge. `unary`: Step, else Push and Pull."""
+    """One run. `bad`: chance of a gradient that is NaN, infinite or huge."""
 
     seed: int
     spec: JobSpec
     config: ServerConfig
     workers: int
-    unary: bool
     bad: float
     compute_s: float
     faults_per_s: float
@@ -72,7 +71,8 @@ def scenario_of(seed: int) -> Scenario:
         wait_s_max=WAIT_S,
         drain_s_max=1.0,
         chunk_bytes_max=LAYOUT.size_bytes,
-        step_bytes_max=LAYOUT.size_bytes if (unary := dice.random() < 0.7) else 4,
+        # Step, else Push and Pull.
+        step_bytes_max=LAYOUT.size_bytes if dice.random() < 0.7 else 4,
         inline_bytes_max=0 if dice.random() < 0.5 else 1 << 16,
         staging_bytes_max=room * LAYOUT.size_bytes,
     )
@@ -81,11 +81,28 @@ def scenario_of(seed: int) -> Scenario:
         spec,
         config,
         workers,
-        unary,
         bad=dice.choice((0.0, 0.0, 0.05, 0.2)),
         compute_s=dice.choice((0.02, 0.1)),
         faults_per_s=dice.choice((0.0, 0.5, 1.0, 2.0)),
     )
+
+
+def large_scenario(workers: int, shards: int, rounds: int) -> Scenario:
+    """Many workers on many shards, with faults."""
+    layout = Layout(tuple(Tensor(f"w{i}", (3,)) for i in range(shards)))
+    config = ServerConfig(
+        threads=1,
+        shards=shards,
+        lease_s=LEASE_S,
+        tick_interval_s=TICK_S,
+        wait_s_max=WAIT_S,
+        chunk_bytes_max=layout.size_bytes,
+        step_bytes_max=layout.size_bytes,
+        inline_bytes_max=0,
+    )
+    model = Sync(workers, quorum=workers * 9 // 10, round_timeout_s=0.5)
+    spec = JobSpec(layout, SGDM(Linear(0.1, 0.01, rounds)), model, steps_max=rounds)
+    return Scenario(0, spec, config, workers, bad=0.001, compute_s=0.1, faults_per_s=1.0)
 
 
 def _optimizer(dice: random.Random) -> Optimizer:

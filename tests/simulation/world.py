@@ -9,21 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optimd.worker import Worker
-from optimd_server.core.events import Event
+from optimd_server.core.events import Event, Ticked
 from optimd_server.runtime import JobHost, Runtime
 from optimd_server.service.jobs import JobService
 from optimd_server.service.workers import WorkerService
-from optimdpb.errors import EpochSuperseded, OptimdError, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.checkers import Checkers, Violation, require
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.loop import Fiber, SimulatedLoop, Stuck
 from tests.simulation.network import Network, SimulatedTransport, Weather
-from tests.simulation.scenario import LAYOUT, LEASE_S, TICK_S, Scenario
+from tests.simulation.scenario import LEASE_S, TICK_S, Scenario
 
 JOB = "job"
-START = np.array([0.5, -0.25, 1.0, 2.0, -1.0], np.float32)
 PATIENCE_S = 8.0
 # Faults stop here at the latest; a run that is not over so long after that is stuck.
 FAULTS_S_MAX = 60.0
@@ -106,9 +105,8 @@ class SimulatedWorker:
         scenario, dice = self.world.scenario, self.world.dice
         spec = scenario.spec
         try:
-            parameters = {"w": START[:3], "b": START[3:]}
             worker.ensure_job(
-                parameters,
+                self.world.named(self.world.start),
                 spec.optimizer,
                 spec.consistency,
                 clip=spec.clip,
@@ -120,11 +118,17 @@ class SimulatedWorker:
                 self.sleep(dice.random() * scenario.compute_s)
                 self.gradient_id = self.world.next_gradient_id()
                 gradients = self.world.gradient(self.gradient_id)
-                result = worker.step(gradients, weight=dice.choice((1.0, 8.0, 0.3)), loss=dice.random())
+                try:
+                    result = worker.step(gradients, weight=dice.choice((1.0, 8.0, 0.3)), loss=dice.random())
+                except OutcomeUnknown as error:
+                    self.world.log(self.name, f"gave up: {error}")
+                    if dice.random() < 0.5:
+                        return False
+                    continue
                 self.world.log(self.name, "told", result.status, result.reason, result.global_step)
                 if result.finished:
                     return True
-        except (OutcomeUnknown, ServerUnavailable) as error:
+        except ServerUnavailable as error:
             self.world.log(self.name, f"gave up: {error}")
         except Refused as error:
             if isinstance(error, EpochSuperseded | WorkerSetAside):
@@ -148,7 +152,8 @@ class World:
         self.network = Network(self.loop, self.dice)
         self.disk = SimulatedDisk(lambda: self.disk_full)
         self.disk_full = False
-        self.checkers = Checkers(scenario.spec, START, LEASE_S, TICK_S)
+        self.start = np.linspace(-1.0, 2.0, scenario.spec.layout.elements, dtype=np.float32)
+        self.checkers = Checkers(scenario.spec, self.start, LEASE_S, TICK_S)
         self.workers: list[SimulatedWorker] = []
         self.runtime: Runtime | None = None
         self.clock_offset_s = 0.0
@@ -188,10 +193,17 @@ class World:
 
     def gradient(self, gradient_id: int) -> dict[str, NDArray[np.float32]]:
         """Some numbers, now and then nonsense."""
-        flat = np.random.default_rng(gradient_id).standard_normal(LAYOUT.elements, np.float32)
+        elements = self.scenario.spec.layout.elements
+        flat = np.random.default_rng(gradient_id).standard_normal(elements, np.float32)
         if self.dice.random() < self.scenario.bad:
-            flat[self.dice.randrange(LAYOUT.elements)] = self.dice.choice((np.nan, np.inf, 1e30))
-        return {"w": flat[:3], "b": flat[3:]}
+            flat[self.dice.randrange(elements)] = self.dice.choice((np.nan, np.inf, 1e30))
+        return self.named(flat)
+
+    def named(self, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """A flat vector as tensors by name."""
+        layout = self.scenario.spec.layout
+        pairs = zip(layout.tensors, layout.offsets, strict=False)
+        return {tensor.name: flat[start : start + tensor.elements] for tensor, start in pairs}
 
     def _begin(self) -> None:
         self.start_server()
@@ -239,6 +251,8 @@ class World:
         real = host.machine.handle
 
         def handle(event: Event, now_s: float) -> Any:
+            if isinstance(event, Ticked):
+                self.checkers.check_staged(host, {call.caller for call in self.network.handling})
             before = self.checkers.before(host)
             try:
                 effects = real(event, now_s)
@@ -359,6 +373,3 @@ class World:
             return
         self.dice.choice(FAULTS)(self)
         self._plan_fault()
-
-
-__all__ = ["OptimdError", "World"]

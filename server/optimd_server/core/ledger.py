@@ -16,7 +16,7 @@ from optimdpb.errors import Refused
 from optimd_server.core.effects import Outcome, Reason, Status
 
 # One push is in flight per worker, so the last outcome is enough; a few more help whoever reads back.
-OUTCOMES_KEPT = 16
+OUTCOMES_KEPT = 4
 DEAD_EPOCHS_KEPT = 4096
 
 

@@ -1,0 +1,68 @@
+"""Defects put in on purpose are found, each by the seed that stands here; without them the same seeds pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tests.simulation.bugs import BUGS
+from tests.simulation.run import replay
+
+SEEDS_MAX = 500
+# The first seed that finds each: python -m tests.simulation --bugs prints them anew.
+FOUND_BY = {
+    "requests_are_counted_instead_of_workers": 1,
+    "the_outcome_table_is_forgotten_on_restart": 1,
+    "the_answer_goes_out_before_the_update": 0,
+    "ssp_lets_one_more_ahead": 3,
+    "an_older_epoch_is_not_fenced": 0,
+    "leases_run_while_the_server_stands_still": 1,
+    "leases_never_end": 0,
+    "a_heartbeat_revives_an_epoch": 0,
+    "late_gradients_count": 1,
+    "staleness_max_is_not_looked_at_again": 101,
+    "a_resent_push_counts_again": 5,
+    "sums_go_in_the_order_of_arrival": 1,
+    "weights_are_forgotten": 1,
+    "the_learning_rate_is_that_of_the_next_step": 0,
+    "staleness_is_scaled_off_by_one": 5,
+    "compensation_has_the_wrong_sign": 2,
+    "a_quorum_is_one_too_small": 13,
+    "a_member_that_left_is_waited_for": 1,
+    "epochs_start_again_after_a_crash": 1,
+    "a_snapshot_is_taken_in_the_middle_of_an_update": 145,
+    "leases_end_while_the_last_snapshot_is_written": 76,
+    "the_client_sends_again_without_asking": 18,
+    "the_client_reuses_a_seq": 1,
+    "staging_of_a_broken_call_is_kept": 5,
+    "a_withheld_answer_asks_for_the_payload": 112,
+    "a_refused_push_consumes_its_seq": 5,
+    "a_rejected_push_counts": 2,
+    "a_void_round_counts_as_a_step": 2,
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Broken servers have much to say."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_every_bug_has_its_seed() -> None:
+    assert set(FOUND_BY) == set(BUGS)
+    assert len(BUGS) >= 12
+    assert max(FOUND_BY.values()) < SEEDS_MAX
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_a_planted_bug_is_found(name: str) -> None:
+    seed = FOUND_BY[name]
+    sound = replay(seed)
+    assert not sound.error, sound.error
+    with BUGS[name]():
+        broken = replay(seed)
+    assert broken.error, f"seed {seed} did not find {name}: {BUGS[name].__doc__}"
