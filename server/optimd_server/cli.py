@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -45,6 +46,7 @@ def serve(argv: list[str]) -> int:
     except ValueError as error:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_USAGE
+    _raise_open_files_limit()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     started_s = time.monotonic()
     compile_kernels()
@@ -74,6 +76,12 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     await service.stop()
     if runtime.fatal.done():
         raise OSError(f"an update failed, the state cannot be trusted: {runtime.fatal.result()!r}")
+
+
+def _raise_open_files_limit() -> None:
+    """Every worker is a connection: the usual soft limit of 1,024 would turn the thousandth away."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
