@@ -1,7 +1,7 @@
 """Getting one push to its outcome through lost replies, restarts and ended leases, without applying it twice.
 
 send ── answered ───────────────► outcome
-  │  └─ WAITING ──► ask until DONE
+  │  └─ WAITING ──► ask until DONE; if the lease ends meanwhile, join again: the round may wait for that
   ├─ lost ────────► ask: DONE, or WAITING, or UNKNOWN: send the same seq again
   └─ not a member ► ask about the old epoch: DONE, or else join again and send under the new epoch
 """
@@ -38,12 +38,15 @@ class Delivery:
         wait_s: float,
         patience: Patience,
         rejoin: Callable[[], int],
+        expired: Callable[[], bool],
     ) -> None:
         self.header = header
         self._transport = transport
         self._wait_s = wait_s
         self._patience = patience
         self._rejoin = rejoin
+        self._expired = expired
+        self._fresh_epoch: int | None = None
         self._maybe_taken = False
 
     def run(self, send: Send) -> Answer:
@@ -71,6 +74,8 @@ class Delivery:
             resolved = self.ask()
             if resolved is not None:
                 return resolved
+            if self._fresh_epoch is not None:
+                self._move_to_fresh_epoch()
             self.header.attempt += 1
 
     def resolve(self) -> pb.AwaitOutcomeResponse | None:
@@ -104,13 +109,29 @@ class Delivery:
             if answer.state == pb.PUSH_STATE_UNKNOWN:
                 self._maybe_taken = False
                 return None
+            if self._expired():
+                self._stay_a_member()
+
+    def _stay_a_member(self) -> None:
+        """Join again while the push of the old epoch still waits: its round may need one more live worker to close."""
+        try:
+            self._fresh_epoch = self._rejoin()
+        except ServerUnavailable as error:
+            what = f"seq {self.header.seq} of epoch {self.header.epoch}"
+            raise OutcomeUnknown(f"{error}; {what} may or may not count") from error
+
+    def _move_to_fresh_epoch(self) -> None:
+        """What follows goes out under the epoch of now, joining first if there is none yet."""
+        self.header.epoch = self._rejoin() if self._fresh_epoch is None else self._fresh_epoch
+        self.header.seq = 1
+        self._fresh_epoch = None
 
     def _run_again_as_member(self, send: Send) -> Answer:
         """The epoch is over: what it committed counts; else the gradient goes out under a new one."""
         resolved = self.ask()
         if resolved is not None:
             return resolved
-        self.header.epoch, self.header.seq = self._rejoin(), 1
+        self._move_to_fresh_epoch()
         self.header.attempt += 1
         return self.run(send)
 

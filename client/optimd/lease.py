@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimdpb.errors import OptimdError
+from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.surroundings import Surroundings
@@ -14,7 +14,8 @@ RENEWALS_PER_LEASE = 3
 class LeaseKeeper:
     """Sends a heartbeat every third of a lease in the background, until stopped or refused.
 
-    A refusal (superseded, expired) is not reported from here: the worker's next call meets it too.
+    `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
+    reported from here: the worker's next call meets them too.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class LeaseKeeper:
         self._transport = transport
         self._request = pb.HeartbeatRequest(job=job, worker=worker, epoch=epoch)
         self._interval_s = lease_s / RENEWALS_PER_LEASE
+        self.expired = False
         self._end = surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{worker}")
 
     def stop(self) -> None:
@@ -34,6 +36,7 @@ class LeaseKeeper:
             self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:
             return True  # the next beat tries again; a reply lost is still a sign of life received
-        except OptimdError:
+        except OptimdError as error:
+            self.expired = isinstance(error, Refused) and error.reason in ("LEASE_EXPIRED", "NOT_JOINED")
             return False
         return True

@@ -227,6 +227,9 @@ class Worker:
         self._keeper = LeaseKeeper(self._transport, self._surroundings, self.job, self.name, joined.epoch, lease_s)
         return self._epoch
 
+    def _is_expired(self) -> bool:
+        return self._keeper is not None and self._keeper.expired
+
     def _known_layout(self) -> Layout:
         if self._layout is None:
             self._layout = layout_from_proto(self._call("GetJob", pb.GetJobRequest(job=self.job)).spec.layout)
@@ -277,7 +280,7 @@ class Worker:
             attempt=1,
             layout_digest=layout.digest,
         )
-        delivery = Delivery(self._transport, header, self._wait_s, self._patience(), self._join)
+        delivery = Delivery(self._transport, header, self._wait_s, self._patience(), self._join, self._is_expired)
         self._unresolved = delivery  # until proven otherwise, also through an interrupt
         try:
             answer = delivery.run(send)

@@ -23,6 +23,7 @@ from optimd_server.core.ssp import SspRounds
 from optimd_server.core.state import JobState
 from optimd_server.core.sync import SyncRounds
 from optimd_server.optimizers.compensation import compensate_blocks
+from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.server import Runtime
 from optimd_server.service.workers import WorkerService
@@ -292,6 +293,18 @@ def the_client_sends_again_without_asking() -> Any:
         self.header.epoch, self.header.seq = self._rejoin(), 1
 
     return patch.object(Delivery, "ask", ask)
+
+
+@bug
+def who_waits_for_an_outcome_never_joins_again() -> Any:
+    """The lease ends while a push waits, and the round waits for one more live worker."""
+    return patch.object(Worker, "_is_expired", lambda self: False)
+
+
+@bug
+def workers_that_are_gone_keep_their_room() -> Any:
+    """What they committed counts against those who join, and the round waits for those."""
+    return patch.object(StagingBudget, "promised_bytes", StagingBudget.used_bytes)
 
 
 @bug

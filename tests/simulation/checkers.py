@@ -127,8 +127,9 @@ class Checkers:
         accounts, live = len(host.machine.state.ledger._accounts), len(self.live)
         require(accounts <= live + DEAD_EPOCHS_KEPT + 1, f"{accounts} accounts of {live} workers are kept")
         budget = host._staging._budget
-        # A worker that comes back while its push of before waits for its round has both.
-        most = budget.bytes_max + live * self.spec.layout.size_bytes
+        require(budget.promised_bytes <= budget.bytes_max, f"{budget.promised_bytes} bytes are promised")
+        members = len(self.openings.opening.members) if self.openings is not None and self.openings.opening else 0
+        most = budget.bytes_max + members * self.spec.layout.size_bytes
         require(budget.used_bytes <= most, f"{budget.used_bytes} bytes are staged, {most} are allowed")
 
     def _take(self, host: JobHost, effect: Effect, now_s: float) -> None:

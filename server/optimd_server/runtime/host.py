@@ -74,7 +74,7 @@ class JobHost:
             epochs_from=epochs_from,
         )
         self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
-        self._staging = JobStaging(budget, spec, self.shards)
+        self._staging = JobStaging(budget, spec, self.shards, lambda: len(self.machine.state.members))
         self.ready = asyncio.Event()
         self._clock = clock
         self._on_fatal = on_fatal
@@ -115,8 +115,6 @@ class JobHost:
                         waiter.set_result(effect.outcome)
             case DropStaging():
                 self.shards.drop(effect.worker, effect.epoch)
-                live = self.machine.state.members.is_live(effect.worker, effect.epoch)
-                self._staging.dropped(effect.worker, effect.epoch, live=live)
             case MemberRecord():
                 if effect.change == "set aside":
                     log.warning("job %s: worker %s was set aside, epoch %d", self.name, effect.worker, effect.epoch)
@@ -160,17 +158,9 @@ class JobHost:
 
     def join(self, worker: str) -> Joined:
         """Make the worker a member under a fresh epoch. Raises Refused(BACKLOG_FULL, JOB_NOT_READY)."""
-        self._staging.check_join(self._replaces_one(worker))
-        joined = next(effect for effect in self.handle(JoinRequested(worker)) if isinstance(effect, Joined))
-        self._staging.joined(worker, joined.epoch)
-        return joined
-
-    def _replaces_one(self, worker: str) -> bool:
-        """Whether the worker's epoch of before makes room as this one begins."""
-        state = self.machine.state
-        known = state.members.of(worker)
-        account = None if known is None else state.ledger.find(worker, known.epoch)
-        return account is not None and not account.pending
+        if not self.machine.state.members.has(worker):
+            self._staging.check_join()
+        return next(effect for effect in self.handle(JoinRequested(worker)) if isinstance(effect, Joined))
 
     def stage(self, push: Push, dtype: DTypeLike) -> StagedGradient:
         """Where the payload of an offered push goes. Raises Refused(BACKLOG_FULL)."""
@@ -239,8 +229,6 @@ class JobHost:
         """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
         restore(self.machine, snapshot.state, self._clock(), fresh_lineage)
         self.shards.load(snapshot.shards, self.machine.state.step)
-        for member in self.machine.state.members:
-            self._staging.joined(member.worker, member.epoch)
         self.ready.set()
 
     async def image(self) -> Snapshot:
