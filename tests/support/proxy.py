@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ READ_BYTES = 1 << 18
 FRAME_HEADER_BYTES = 9
 # DATA, HEADERS, RST_STREAM, CONTINUATION.
 ANSWER_FRAMES = (0, 1, 3, 9)
+HEADERS_FRAME, END_STREAM = 1, 1
 
 
 class Proxy:
@@ -18,6 +20,7 @@ class Proxy:
 
     hold_answers: no answer reaches a client; flow control still does, so that the bytes of open calls go on. Cut the
     connections before it is switched off again.
+    lost_answers: this share of the answers is lost, and with each its connection. answers_lost: how many were.
     sent_bytes: forwarded from clients to the server, over all connections.
     """
 
@@ -25,6 +28,9 @@ class Proxy:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self.hold_answers = False
+        self.lost_answers = 0.0
+        self.answers_lost = 0
+        self._dice = random.Random(0)
         self.sent_bytes = 0
         self._changed = threading.Condition()
         self._closed = threading.Event()
@@ -104,6 +110,11 @@ class Proxy:
                 self._sockets.discard(source)
             source.close()
 
+    def _loses(self, frame: int, flags: int) -> bool:
+        """Whether an answer that begins with this frame is lost."""
+        begins = frame == HEADERS_FRAME and not flags & END_STREAM
+        return begins and self._dice.random() < self.lost_answers
+
     def _forward_calls(self, source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(READ_BYTES):
             target.sendall(data)
@@ -121,6 +132,9 @@ class Proxy:
                 stop = start + FRAME_HEADER_BYTES + int.from_bytes(pending[start : start + 3])
                 if stop > len(pending):
                     break
+                if self._loses(pending[start + 3], pending[start + 4]):
+                    self.answers_lost += 1
+                    return
                 if not (self.hold_answers and pending[start + 3] in ANSWER_FRAMES):
                     passed.append(pending[start:stop])
                 start = stop
