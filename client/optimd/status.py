@@ -196,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="optimd status", description="Show the jobs of a server and their workers.", allow_abbrev=False
     )
-    parser.add_argument("address", nargs="?", type=_address, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}")
+    parser.add_argument(
+        "address", nargs="?", type=_address, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}"
+    )
     parser.add_argument("--job", metavar="NAME", help="only this one (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with every worker")
     return parser

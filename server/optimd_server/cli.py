@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 picks one")
     parser.add_argument("--insecure", action="store_true", help="allow an address that is not loopback, without TLS")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="save jobs here at the end, restore them at start")
+    parser.add_argument("--event-log", type=Path, metavar="DIR", help="write every event here, for `optimd replay`")
     parser.add_argument("--shards", type=int, metavar="N", help="parts that every job is cut into (default: 1)")
     parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
     parser.add_argument("--staging-mib", type=int, metavar="N", help="memory for gradients (default: half of all)")
@@ -110,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _config(options: argparse.Namespace) -> ServerConfig:
-    given: dict[str, Any] = {"data_dir": options.data_dir}
+    given: dict[str, Any] = {"data_dir": options.data_dir, "event_log_dir": options.event_log}
     for name, low, high in (("threads", 1, 1024), ("shards", 1, 64), ("lease_s", 0.1, 86_400)):
         value = getattr(options, name)
         if value is None:

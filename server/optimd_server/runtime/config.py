@@ -17,6 +17,8 @@ class ServerConfig:
     shards: int = 1
     # Where jobs are saved and restored from; without it nothing is.
     data_dir: Path | None = None
+    # Every event of every job is written here, for looking into a problem; without it none is.
+    event_log_dir: Path | None = None
     lease_s: float = 10.0
     tick_interval_s: float = 0.25
     wait_s_max: float = 20.0

@@ -35,6 +35,7 @@ from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import Float32s
 from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.config import ServerConfig
+from optimd_server.runtime.eventlog import EventLog
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.state import StagedGradient
@@ -67,12 +68,12 @@ class JobHost:
     ) -> None:
         self.name = name
         self.spec = spec
-        self.machine = JobMachine(
-            spec,
-            lease_s=config.lease_s,
-            tick_interval_s=config.tick_interval_s,
-            epochs_from=epochs_from,
-        )
+        arguments = {
+            "lease_s": config.lease_s,
+            "tick_interval_s": config.tick_interval_s,
+            "epochs_from": epochs_from,
+        }
+        self.machine = JobMachine(spec, **arguments)  # type: ignore[arg-type]
         self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
         self._staging = JobStaging(budget, spec, self.shards, lambda: len(self.machine.state.members))
         self.ready = asyncio.Event()
@@ -86,6 +87,8 @@ class JobHost:
         self._slabs_still = asyncio.Lock()
         self._encoded: EncodedParameters | None = None
         self._commands: set[asyncio.Task[None]] = set()
+        folder = config.event_log_dir
+        self._log = None if folder is None else EventLog(folder, name, spec, arguments)
 
     @property
     def state_name(self) -> str:
@@ -101,7 +104,10 @@ class JobHost:
 
     def handle(self, event: Event) -> list[Effect]:
         """Feed one event to the core and carry out what it asks. Raises Refused."""
-        effects = self.machine.handle(event, self._clock())
+        now_s = self._clock()
+        if self._log is not None:
+            self._log.event(event, now_s)
+        effects = self.machine.handle(event, now_s)
         for effect in effects:
             self._perform(effect)
         return effects
@@ -227,7 +233,10 @@ class JobHost:
 
     def restore(self, snapshot: Snapshot, fresh_lineage: str | None) -> None:
         """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
-        restore(self.machine, snapshot.state, self._clock(), fresh_lineage)
+        now_s = self._clock()
+        if self._log is not None:
+            self._log.restored(snapshot.state, now_s, fresh_lineage)
+        restore(self.machine, snapshot.state, now_s, fresh_lineage)
         self.shards.load(snapshot.shards, self.machine.state.step)
         self.ready.set()
 
