@@ -66,9 +66,7 @@ def test_stale_gradients_are_corrected(shards: int, threads: int, clip: bool, bf
         for shard in group.shards:
             shard.stage("a", 1, sent.dtype)[:] = sent[shard.element_start : shard.element_stop]
         parts = (Contribution("a", 1, step + 1, float(f32(scale)), 1.0, step - delay),)
-        limits = plan.limits(None)
-        if clip:
-            limits = plan.limits(group.prepare(Prepare(step, parts), pool.run)[0])
+        limits = plan.limits(group.prepare(Prepare(step, parts), pool.run)[0] if clip else None)
         group.apply(Apply(step, parts, plan.scalars(step, LR, plan.first_memories(), None), limits), pool.run)
         w = plain(w, past[step - delay], g, scale, strength, clip) if delay else _fresh(w, g, clip)
         past.append(w)
@@ -91,9 +89,9 @@ def test_no_more_versions_are_kept_than_asked_for() -> None:
         scalars = plan.scalars(step, LR, plan.first_memories(), None)
         group.apply(Apply(step, parts, scalars, plan.limits(None)), KernelThreads.run_inline)
     shard.stage("a", 1)[:] = 1.0
+    late = Apply(5, (Contribution("a", 1, 6, 1.0, 1.0, 2),), scalars, plan.limits(None))
     with pytest.raises(Refused, match=r"one of steps \[3, 4\], got 2"):
-        late = (Contribution("a", 1, 6, 1.0, 1.0, 2),)
-        group.apply(Apply(5, late, scalars, plan.limits(None)), KernelThreads.run_inline)
+        group.apply(late, KernelThreads.run_inline)
 
 
 def test_however_large_the_correction_the_gradient_stays_finite() -> None:

@@ -30,10 +30,11 @@ A seq       next ─PushOffered─► next, or settled by its header alone
 | it is good, of anybody else | held until the next round opens | in the queue | in the queue |
 
 A round under Sync
-    opens     with `workers` live the first time, `workers_min` later: its members are who is live then. What was held of
-              them, computed at t, is their word; anything else held is LATE.
+    opens     with `workers` live the first time, `workers_min` later: its members are who is live then. What was held
+              of them, computed at t, is their word; anything else held is LATE.
     closes    with workers_min live, once nobody is awaited (each member spoke or is gone), or quorum words are there;
-              with round_timeout_s only once it has been open so long (without quorum, workers_min words are enough then).
+              with round_timeout_s only once it has been open so long (without quorum, workers_min words are then
+              enough).
     a member  that goes is awaited no more; what it committed to the round counts, what was held of it is NOT_A_MEMBER.
 A round under Async and Ssp is the next push of the queue, whether its worker is still there or not.
 Any round
