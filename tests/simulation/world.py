@@ -18,8 +18,9 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.checkers import Checkers, Violation, require
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
-from tests.simulation.loop import Fiber, SimulatedLoop, Stuck
+from tests.simulation.loop import SimulatedLoop, Stuck
 from tests.simulation.network import Network, SimulatedTransport, Weather
+from tests.simulation.process import Process
 from tests.simulation.scenario import LEASE_S, TICK_S, Scenario
 
 JOB = "job"
@@ -29,61 +30,15 @@ FAULTS_S_MAX = 60.0
 PROGRESS_S_MAX = 600.0
 
 
-class SimulatedWorker:
-    """One worker process: its fibers, its client, its training loop. Also the client's Surroundings."""
+class SimulatedWorker(Process):
+    """One worker process: its client and its training loop."""
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
         self.name = name
-        self.fibers: list[Fiber] = []
         self.leaving = False
-        self.over = False
         self.gradient_id = 0
-        self._frozen_until_s = 0.0
-        self._start(self._train)
-
-    def now_s(self) -> float:
-        """See Surroundings."""
-        return self.world.loop.time()
-
-    def sleep(self, seconds: float) -> None:
-        """See Surroundings."""
-        fiber = self.world.loop.current
-        assert fiber is not None
-        fiber.sleep(seconds)
-
-    def jitter(self) -> float:
-        """See Surroundings."""
-        return self.world.dice.random()
-
-    def repeat(self, every_s: float, work: Callable[[], bool], name: str) -> Callable[[], None]:
-        """See Surroundings."""
-        stopped = [False]
-
-        def run() -> None:
-            self.sleep(every_s)
-            while not stopped[0] and work():
-                self.sleep(every_s)
-
-        self._start(run)
-        return lambda: stopped.__setitem__(0, True)
-
-    def _start(self, work: Callable[[], None]) -> None:
-        fiber = Fiber(self.world.loop, work)
-        fiber.frozen_until_s = self._frozen_until_s
-        self.fibers = [*(fiber for fiber in self.fibers if not fiber.over), fiber]
-
-    def freeze(self, seconds: float) -> None:
-        """SIGSTOP, and SIGCONT after so long."""
-        self._frozen_until_s = self.now_s() + seconds
-        for fiber in self.fibers:
-            fiber.frozen_until_s = self._frozen_until_s
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.over = True
-        for fiber in self.fibers:
-            fiber.kill()
+        super().__init__(world.loop, world.dice, self._train)
 
     def _train(self) -> None:
         world = self.world
@@ -97,8 +52,6 @@ class SimulatedWorker:
             worker.leave()
         except (EpochSuperseded, WorkerSetAside) as error:
             world.log(self.name, f"ends: {type(error).__name__}")
-        finally:
-            self.over = True
 
     def _some_steps(self, worker: Worker) -> bool:
         """Train until something goes wrong that a user's loop would catch. Returns whether the job is finished."""
