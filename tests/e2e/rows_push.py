@@ -180,7 +180,7 @@ HEADERS = [
     refused("seq at the end of int64", headed(seq=INT64_MAX), "SEQ_GAP"),
     refused("seq 0", headed(seq=0), "INVALID_PUSH", {"field": "seq"}),
     refused("seq negative", headed(seq=-1), "INVALID_PUSH", {"field": "seq"}),
-    refused("seq forgotten", headed(seq=1), "SEQ_FORGOTTEN", {"seq": "1", "oldest_seq": "5"}, arrange=forgotten),
+    refused("seq forgotten", headed(seq=1), "SEQ_FORGOTTEN", {"seq": "1", "oldest_seq": "17"}, arrange=forgotten),
     *[
         refused(f"weight {weight}", headed(weight=weight), "INVALID_PUSH", {"field": "weight"})
         for weight in (0.0, -1.0, math.nan, math.inf, 2e18)

@@ -113,7 +113,7 @@ async def _train(
     host.handle(CreateRequested("w0"))
     vector = host.shards.upload_vector()
     _write(vector, start)
-    host.handle(UploadCompleted(1, "lineage"))
+    host.handle(UploadCompleted(host.machine.state.creation.token, "lineage"))
     assert isinstance(spec.consistency, Sync)
     epochs = [_join(host, f"w{i}") for i in range(spec.consistency.workers)]
     orders = itertools.cycle(itertools.permutations(range(len(epochs))))

@@ -1,0 +1,234 @@
+"""What `optimd status` makes of statuses, without a server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import optimd
+import pytest
+from google.protobuf import duration_pb2
+from google.protobuf.message import Message
+from optimd import status
+from optimd.results import JobStatus, WorkerStatus
+from optimd.transport import CallLost, CallThrottled
+from optimdpb.v1 import optimd_pb2 as pb
+
+ADDRESS = "127.0.0.1:50051"
+WAITING_FOR = "round 812 waits for w3 (last seen 4.1 s ago, lease 10 s)"
+
+
+def worker(name: str, rank: int = 0, **fields: Any) -> WorkerStatus:
+    good = WorkerStatus(name, epoch=7, rank=rank, last_seq=812, member=True, lease_left_s=9.25, rejections=0)
+    return replace(good, **fields)
+
+
+def crew(count: int) -> tuple[WorkerStatus, ...]:
+    return tuple(worker(f"w{rank:03}", rank) for rank in range(count))
+
+
+def job(*workers: WorkerStatus, **fields: Any) -> JobStatus:
+    training = JobStatus(
+        state="ready",
+        lineage="0123456789abcdef" * 2,
+        global_step=812,
+        learning_rate=9.371e-4,
+        loss=0.08972,
+        applied=3244,
+        discarded=5,
+        rejected=4,
+        duplicates=3,
+        rounds_void=2,
+        workers=workers,
+        waiting_for="",
+    )
+    return replace(training, **fields)
+
+
+def table(text: str) -> list[str]:
+    """The heading and the rows of the table of workers."""
+    lines = text.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith("  worker "))
+    return [line for line in lines[start:] if not line.startswith("  ...")]
+
+
+def test_a_job_in_full() -> None:
+    workers = (worker("w0"), worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2))
+    assert status.job_text("digits", job(*workers, waiting_for=WAITING_FOR)) == (
+        "digits: ready, global step 812, lineage 01234567\n"
+        "  last round: learning rate 0.0009371, loss 0.08972\n"
+        "  pushes: 3244 applied, 5 discarded, 4 rejected, 3 duplicates; 2 void rounds\n"
+        f"  waiting for: {WAITING_FOR}\n"
+        "  worker  rank  epoch  last seq  lease left  in round  rejected running\n"
+        "  w0         0      7       812       9.2 s  yes                      0\n"
+        "  w3         1      7       811       5.9 s  no                       2\n"
+    )
+
+
+def test_what_is_not_there_is_not_shown() -> None:
+    text = status.job_text("new", job(state="initializing", lineage="", global_step=0, learning_rate=None, loss=None))
+    assert text.splitlines()[:2] == ["new: initializing, global step 0", "  no round applied yet"]
+    assert text.endswith("  no live workers\n")
+    for absent in ("None", "waiting for", "lineage", "loss"):
+        assert absent not in text
+
+
+def test_a_round_without_a_loss() -> None:
+    text = status.job_text("j", job(loss=None))
+    assert "learning rate 0.0009371\n" in text
+    assert "loss" not in text
+
+
+@pytest.mark.parametrize(("rejections", "marked"), [(0, False), (2, False), (3, True), (40, True)])
+def test_a_worker_rejected_again_and_again_is_marked(rejections: int, marked: bool) -> None:
+    _, w0, w1 = table(status.job_text("j", job(worker("w0"), worker("w1", 1, rejections=rejections))))
+    assert w1.endswith(f"{rejections} pushes running rejected: is it broken?") == marked
+    assert "broken" not in w0
+
+
+@pytest.mark.parametrize(("count", "shown", "more"), [(1, 1, ""), (20, 20, ""), (21, 20, "1"), (500, 20, "480")])
+def test_at_most_twenty_workers_are_shown(count: int, shown: int, more: str) -> None:
+    text = status.job_text("j", job(*crew(count)))
+    assert [row.split()[0] for row in table(text)[1:]] == [f"w{rank:03}" for rank in range(shown)]
+    assert text.endswith(f"  ... and {more} more\n") == bool(more)
+    assert ("more" in text) == bool(more)
+
+
+def test_a_broken_worker_does_not_hide_behind_many_good_ones() -> None:
+    workers = [*crew(99), worker("w099", 99, rejections=3)]
+    rows = table(status.job_text("j", job(*workers)))[1:]
+    assert [row.split()[0] for row in rows] == [*(f"w{rank:03}" for rank in range(19)), "w099"]
+    assert "is it broken?" in rows[-1]
+
+
+def test_columns_stand_under_each_other_whatever_the_names_and_numbers() -> None:
+    names = ["a", "b" * 128, "host-1.rack:7/gpu_0", "worker-of-middling-length"]
+    workers = [
+        worker(name, 9 * 10**rank, epoch=10 ** (5 * rank), last_seq=2 ** (17 * rank), lease_left_s=10.0**rank)
+        for rank, name in enumerate(names)
+    ]
+    heading, *rows = table(status.job_text("j", job(*workers)))
+    assert [row.split()[0] for row in rows] == names
+    assert {len(row) for row in rows} == {len(heading)}
+    for word in ("rank", "epoch", "last seq", "lease left"):
+        end = heading.index(word) + len(word)
+        assert all(row[end - 1] != " " and row[end : end + 2] == "  " for row in rows)
+    assert {row[heading.index("in round") :][:5] for row in rows} == {"yes  "}
+
+
+def test_every_job_has_its_part() -> None:
+    text = status.text_of(ADDRESS, {"a": job(), "b": job(state="finished")})
+    first, second = text.split("\n\n")
+    assert first.startswith("a: ready")
+    assert second.startswith("b: finished")
+    assert status.text_of(ADDRESS, {}) == f"no jobs on {ADDRESS}\n"
+
+
+def test_json_has_everything_under_names_that_stay() -> None:
+    text = status.json_of(ADDRESS, {"j": job(*crew(50), waiting_for=WAITING_FOR), "k": job(loss=None)})
+    assert text.endswith("}\n")
+    assert text.count("\n") == 1
+    told = json.loads(text)
+    assert told.keys() == {"address", "jobs"}
+    first, second = told["jobs"]
+    assert len(first.pop("workers")) == 50
+    assert first == {
+        "job": "j",
+        "state": "ready",
+        "lineage": "0123456789abcdef" * 2,
+        "global_step": 812,
+        "learning_rate": 9.371e-4,
+        "loss": 0.08972,
+        "applied": 3244,
+        "discarded": 5,
+        "rejected": 4,
+        "duplicates": 3,
+        "rounds_void": 2,
+        "waiting_for": WAITING_FOR,
+    }
+    assert (second["job"], second["loss"], second["workers"]) == ("k", None, [])
+
+
+def test_json_of_a_worker() -> None:
+    told = json.loads(status.json_of(ADDRESS, {"j": job(worker("w0", rejections=3))}))
+    assert told["jobs"][0]["workers"] == [
+        {
+            "worker": "w0",
+            "epoch": 7,
+            "rank": 0,
+            "last_seq": 812,
+            "member": True,
+            "lease_left_s": 9.25,
+            "rejections": 3,
+        }
+    ]
+    assert json.loads(status.json_of(ADDRESS, {})) == {"address": ADDRESS, "jobs": []}
+
+
+class Pages:
+    """A transport to a server that lists two jobs a page, and fails first as told."""
+
+    def __init__(self, *names: str, fail: Exception | None = None) -> None:
+        self.names = names
+        self.fail = fail
+        self.asked: list[str] = []
+
+    def call(self, method: str, request: Message, timeout_s: float) -> Any:
+        assert 0 < timeout_s <= 5
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        if isinstance(request, pb.ListJobsRequest):
+            start = int(request.page_token or 0)
+            rest = self.names[start:]
+            token = str(start + 2) if len(rest) > 2 else ""
+            return pb.ListJobsResponse(jobs=[pb.JobSummary(job=name) for name in rest[:2]], next_page_token=token)
+        assert isinstance(request, pb.GetJobRequest)
+        self.asked.append(request.job)
+        live = pb.WorkerStatus(worker="w0", epoch=3, member=True, lease_left=duration_pb2.Duration(nanos=500_000_000))
+        return pb.GetJobResponse(state=pb.JOB_STATE_READY, workers=[live])
+
+
+def look(pages: Pages, job: str | None = None) -> dict[str, JobStatus]:
+    return status.look(pages, ADDRESS, job)  # type: ignore[arg-type]
+
+
+def test_all_pages_are_read() -> None:
+    pages = Pages("a", "b", "c", "d", "e")
+    jobs = look(pages)
+    assert list(jobs) == pages.asked == ["a", "b", "c", "d", "e"]
+    assert jobs["e"].workers == (WorkerStatus("w0", 3, 0, 0, True, 0.5, 0),)
+    assert look(Pages()) == {}
+
+
+def test_one_job_is_asked_for_alone() -> None:
+    pages = Pages("a", "b", "c")
+    assert list(look(pages, "c")) == pages.asked == ["c"]
+
+
+def test_an_unknown_job_is_told_with_those_there_are() -> None:
+    with pytest.raises(status.UnknownJob, match=r"expected a job of 127.0.0.1:50051, got 'x'; it has a, b$"):
+        look(Pages("a", "b"), "x")
+    with pytest.raises(status.UnknownJob, match=r"it has none$"):
+        look(Pages(), "x")
+    with pytest.raises(status.UnknownJob, match=r"it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 2 more$"):
+        look(Pages(*map(str, range(12))), "x")
+
+
+def test_a_full_server_is_asked_again_and_a_lost_one_is_not() -> None:
+    assert list(look(Pages("a", fail=CallThrottled("calls_max", 0.01)))) == ["a"]
+    with pytest.raises(optimd.ServerUnavailable, match=f"expected a server at {ADDRESS}, it cannot be reached: gone"):
+        look(Pages("a", fail=CallLost("gone")))
+
+
+WRONG = [["nowhere"], [":50051"], ["host:"], ["host:0"], ["host:65536"], ["host:x"], ["a:1", "b:2"], ["--j"], ["--job"]]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        status.main(arguments)
+    said = capsys.readouterr()
+    assert (left.value.code, said.out) == (2, "")
+    assert "optimd status: error: " in said.err
