@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import optimd
 import pytest
 from grpc import StatusCode
 
+from tests.unit.client import fake_server
 from tests.unit.client.conftest import FLAT_GRADIENT, GRADIENT, MakeWorker
 from tests.unit.client.fake_server import FakeServer, fail, gradient_of, held, lose_reply, refuse
 
@@ -198,3 +200,28 @@ def test_a_large_model_pushes_in_chunks_and_pulls(server: FakeServer, make_worke
     assert server.names() == ["Push", "Pull"]
     assert server.taken[1, 1] == gradient["w"].tobytes()
     assert result.parameters["w"].flags.writeable
+
+
+def test_while_a_push_waits_an_ended_lease_is_renewed_by_joining_again(
+    server: FakeServer, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its round may wait for one more live worker; the old push is asked for until it has its outcome."""
+    monkeypatch.setattr(fake_server, "LEASE_MS", 90)
+    worker = make_worker()
+    server.plan("Heartbeat", refuse("LEASE_EXPIRED"))
+    server.plan("Push", held())
+
+    def waits_for_a_member(process: Callable[[], Any], context: grpc.ServicerContext) -> Any:
+        if "Join" not in server.names():
+            time.sleep(0.01)
+            server.plan("AwaitOutcome", waits_for_a_member)
+            return held()(process, context)
+        return process()
+
+    server.plan("AwaitOutcome", waits_for_a_member)
+    assert worker.push(GRADIENT).status == "applied"
+    names = server.names()
+    assert (names[0], names.count("Push"), names.count("Join"), names[-1]) == ("Push", 1, 1, "AwaitOutcome")
+    assert {request.epoch for request in server.requests("AwaitOutcome")} == {1}
+    worker.push(OTHER)
+    assert taken(server) == {(1, 1): FLAT_GRADIENT, (2, 1): FLAT_OTHER}
