@@ -222,7 +222,17 @@ def test_a_full_server_is_asked_again_and_a_lost_one_is_not() -> None:
         look(Pages("a", fail=CallLost("gone")))
 
 
-WRONG = [["nowhere"], [":50051"], ["host:"], ["host:0"], ["host:65536"], ["host:x"], ["a:1", "b:2"], ["--j"], ["--job"]]
+WRONG = [
+    ["nowhere"],
+    [":50051"],
+    ["host:"],
+    ["host:0"],
+    ["host:65536"],
+    ["host:x"],
+    ["a:1", "b:2"],
+    ["--js"],
+    ["--job"],
+]
 
 
 @pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
