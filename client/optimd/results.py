@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from optimdpb.codec import schedules_from_proto
+from optimdpb.specs.text import schedule_to_text
 from optimdpb.v1 import optimd_pb2 as pb
 
 Parameters = dict[str, NDArray[np.float32]]
@@ -56,8 +58,28 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True)
+class HistoryEntry:
+    """One change of a job, in words, and the step from which it holds.
+
+    requester: who asked for it, "" for what the server did by itself; unix_s: when, 0 if not known; revision: 0 for
+    what was no request.
+    """
+
+    change: str
+    lineage: str
+    step: int
+    requester: str
+    unix_s: float
+    revision: int
+
+
+@dataclass(frozen=True)
 class JobStatus:
-    """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it."""
+    """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it.
+
+    revision: rises with every change; schedules: those in force as text, by hyper-parameter; history: the last 1,000
+    changes in the order of their asking.
+    """
 
     state: str
     lineage: str
@@ -71,6 +93,9 @@ class JobStatus:
     rounds_void: int
     workers: tuple[WorkerStatus, ...]
     waiting_for: str
+    revision: int = 0
+    schedules: dict[str, str] = field(default_factory=dict)
+    history: tuple[HistoryEntry, ...] = ()
 
 
 def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
@@ -101,6 +126,15 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
             for worker in message.workers
         ),
         waiting_for=message.waiting_for,
+        revision=message.revision,
+        schedules={
+            name: schedule_to_text(schedule)
+            for name, schedule in schedules_from_proto("schedules", message.schedules).items()
+        },
+        history=tuple(
+            HistoryEntry(entry.change, entry.lineage, entry.step, entry.requester, entry.unix_s, entry.revision)
+            for entry in message.history
+        ),
     )
 
 

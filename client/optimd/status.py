@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
-from google.protobuf.message import Message
-from optimdpb.errors import OptimdError, ServerUnavailable
+from optimdpb.errors import OptimdError
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.patience import Patience
-from optimd.results import JobStatus, WorkerStatus, status_from_proto
-from optimd.surroundings import Machine
-from optimd.transport import CallLost, CallThrottled, GrpcTransport, Transport
+from optimd.command import ADDRESS, address_of, ask, run
+from optimd.results import HistoryEntry, JobStatus, WorkerStatus, status_from_proto
+from optimd.transport import Transport
 
-EXIT_OK, EXIT_FAILED = 0, 1
-ADDRESS = "127.0.0.1:50051"
-TIMEOUT_S = 5.0
 # Most that one answer may hold.
 PAGE_SIZE = 1000
 # Workers of a job in the text.
@@ -28,6 +22,8 @@ WORKERS_MAX = 20
 # Jobs that the message about an unknown one names.
 JOBS_NAMED_MAX = 10
 LINEAGE_CHARACTERS = 8
+# Changes in the text, the last ones.
+HISTORY_SHOWN = 5
 # So many pushes running rejected are no accident.
 REJECTIONS_BROKEN = 3
 # Columns of the table of workers: heading, and whether it is aligned to the right.
@@ -49,31 +45,26 @@ class UnknownJob(OptimdError):
 def main(argv: list[str]) -> int:
     """Show the jobs of a server. Returns 0, 1 if it cannot be reached or lacks the job; exits 2 on wrong usage."""
     options = _parser().parse_args(argv)
-    transport = GrpcTransport(options.address)
-    try:
-        jobs = look(transport, options.address, options.job)
-    except OptimdError as error:
-        sys.stderr.write(f"optimd status: {' '.join(str(error).split())}\n")
-        return EXIT_FAILED
-    finally:
-        transport.close()
     render = json_of if options.json else text_of
-    sys.stdout.write(render(options.address, jobs))
-    return EXIT_OK
+    return run(
+        "status",
+        options.address,
+        lambda transport: render(options.address, look(transport, options.address, options.job)),
+    )
 
 
 def look(transport: Transport, address: str, job: str | None = None) -> dict[str, JobStatus]:
     """The status of every job of the server in the order of their names, or of the one named.
 
     address: for messages alone. Raises UnknownJob, Refused, and ServerUnavailable at the first call that is lost, after
-    TIMEOUT_S for one that stays unanswered.
+    some seconds for one that stays unanswered.
     """
     names = _job_names(transport, address)
     if job is not None:
         if job not in names:
             raise UnknownJob(f"expected a job of {address}, got {job!r}; it has {_few(names)}")
         names = [job]
-    return {name: status_from_proto(_ask(transport, address, "GetJob", pb.GetJobRequest(job=name))) for name in names}
+    return {name: status_from_proto(ask(transport, address, "GetJob", pb.GetJobRequest(job=name))) for name in names}
 
 
 def json_of(address: str, jobs: Mapping[str, JobStatus]) -> str:
@@ -100,10 +91,21 @@ def job_text(name: str, status: JobStatus) -> str:
         f"  pushes: {status.applied} applied, {status.discarded} discarded, {status.rejected} rejected, "
         f"{status.duplicates} duplicates; {status.rounds_void} void rounds",
     ]
+    lines += [
+        f"  {name}: {text}" for name, text in sorted(status.schedules.items(), key=lambda entry: entry[0] != "lr")
+    ]
+    lines += [f"  {_change_text(entry, status)}" for entry in status.history[-HISTORY_SHOWN:] if entry.revision]
     if status.waiting_for:
         lines.append(f"  waiting for: {status.waiting_for}")
     lines += [f"  {line}" for line in _workers_text(status.workers)]
     return "\n".join(lines) + "\n"
+
+
+def _change_text(entry: HistoryEntry, status: JobStatus) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(entry.unix_s))
+    holds = "will hold" if entry.step > status.global_step else "holds"
+    by = f" by {entry.requester}" if entry.requester else ""
+    return f"revision {entry.revision} {holds} from step {entry.step}: {entry.change} ({when}{by})"
 
 
 def _last_round(status: JobStatus) -> str:
@@ -165,31 +167,11 @@ def _job_names(transport: Transport, address: str) -> list[str]:
     names: list[str] = []
     token = ""
     while True:
-        page = _ask(transport, address, "ListJobs", pb.ListJobsRequest(page_size=PAGE_SIZE, page_token=token))
+        page = ask(transport, address, "ListJobs", pb.ListJobsRequest(page_size=PAGE_SIZE, page_token=token))
         names += [job.job for job in page.jobs]
         token = page.next_page_token
         if not token:
             return names
-
-
-def _ask(transport: Transport, address: str, method: str, request: Message) -> Any:
-    """One call. A server that is full is asked again; one that is not there is not waited for."""
-    patience = Patience(TIMEOUT_S, Machine())
-    while True:
-        try:
-            return transport.call(method, request, TIMEOUT_S)
-        except CallLost as error:
-            raise ServerUnavailable(f"expected a server at {address}, it cannot be reached: {error}") from error
-        except CallThrottled as error:
-            if not patience.wait(error.retry_delay_s):
-                raise ServerUnavailable(f"expected an answer of {address}, it is full: {error}") from error
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
-    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,7 +179,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="optimd status", description="Show the jobs of a server and their workers.", allow_abbrev=False
     )
     parser.add_argument(
-        "address", nargs="?", type=_address, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}"
+        "address", nargs="?", type=address_of, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}"
     )
     parser.add_argument("--job", metavar="NAME", help="only this one (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object, with every worker")

@@ -12,13 +12,15 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto, layout_from_proto
 from optimdpb.errors import EpochSuperseded, OptimdError, Refused, ServerUnavailable, WorkerSetAside
-from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer
+from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
+from optimd.changes import Change, change_of, change_request
 from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
 from optimd.lease import LeaseKeeper
 from optimd.patience import Patience
+from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
 from optimd.surroundings import Machine, Surroundings
 from optimd.transport import CallFailed, CallLost, CallThrottled, GrpcTransport, Transport
@@ -172,6 +174,67 @@ class Worker:
     def status(self) -> JobStatus:
         """Where the job is, who works on it and what it waits for."""
         return status_from_proto(self._call("GetJob", pb.GetJobRequest(job=self.job)))
+
+    def set_schedules(
+        self,
+        schedules: Mapping[str, Schedule | float],
+        *,
+        at_step: int | None = None,
+        expected_revision: int | None = None,
+    ) -> Change:
+        """Replace schedules of the job from a step on, by hyper-parameter: {"lr": SGDR(...), "weight_decay": 0.0}.
+
+        at_step: the update of that step is the first one made with them; None for the next. expected_revision: refuse
+        unless the job is at it. Raises InvalidSpec and Refused(STEP_PASSED, REVISION_MISMATCH, WRONG_STATE,
+        INVALID_UPDATE).
+        """
+        return self._change(schedules, None, at_step, expected_revision)
+
+    def pause(self, *, at_step: int | None = None) -> Change:
+        """Make no update of the job from that step on; pushes wait. Raises as set_schedules()."""
+        return self._change({}, True, at_step, None)
+
+    def resume(self) -> Change:
+        """Let a paused job go on; ends a range test early. Raises as set_schedules()."""
+        return self._change({}, False, None, None)
+
+    def _change(
+        self,
+        schedules: Mapping[str, Schedule | float],
+        paused: bool | None,
+        at_step: int | None,
+        expected_revision: int | None,
+    ) -> Change:
+        requester = self.name or "observer"
+        request = change_request(self.job, requester, schedules, paused, at_step, expected_revision)
+        return change_of(self._call("UpdateJob", request))
+
+    def range_test(
+        self,
+        compute: Callable[[Parameters], tuple[Arrays, float, float]],
+        *,
+        lr_start: float = LR_START,
+        lr_end: float = LR_END,
+        steps: int = STEPS,
+        sweep: str = "exponential",
+        name: str = "range-test",
+    ) -> RangeTestResult:
+        """Find a learning rate: train while the server sweeps it, then everything is put back. All workers call it.
+
+        compute(parameters) gives (gradients, weight, loss) of a next batch. The first call of that name starts the
+        test, the others join in; one that comes later gets the result. Pull again behind it. sweep: "exponential" or
+        "linear". Raises Refused(WRONG_STATE, INVALID_UPDATE), and as step().
+        """
+        requester = self.name or "observer"
+        self._call("StartRangeTest", start_request(self.job, requester, name, lr_start, lr_end, steps, sweep))
+        while True:
+            report = self._call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
+            if report.done:
+                return result_of(report)
+            parameters = self.pull()
+            while self._base is not None and self._base.lineage == report.header.lineage:
+                gradients, weight, loss = compute(parameters)
+                parameters = self.step(gradients, weight=weight, loss=loss).parameters
 
     def snapshot(self) -> str:
         """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""

@@ -7,9 +7,10 @@ serves every rule, schedule and consistency model. Only the job's own shape is s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
@@ -57,7 +58,42 @@ def optimizer_to_proto(optimizer: Optimizer) -> pb.Optimizer:
     """A rule as its message."""
     message = pb.Optimizer()
     _wrap(message, optimizer)
+    for name, schedule in optimizer.scheduled().items():
+        message.schedules[name].CopyFrom(schedule_to_proto(schedule))
     return message
+
+
+def optimizer_from_proto(message: pb.Optimizer) -> Optimizer:
+    """A rule from its message. Raises InvalidSpec, NotServed."""
+    optimizer: Optimizer = _unwrap("optimizer", message, "rule")
+    schedules = schedules_from_proto("optimizer.schedules", message.schedules)
+    return _within("optimizer", lambda: dataclasses.replace(optimizer, schedules=schedules))
+
+
+def schedules_from_proto(path: str, messages: Mapping[str, pb.Schedule]) -> dict[str, Schedule]:
+    """Schedules by hyper-parameter from their messages. Raises InvalidSpec, NotServed."""
+    return {name: _unwrap(f"{path}.{name}", messages[name], "kind") for name in sorted(messages)}
+
+
+def schedule_from_proto(message: pb.Schedule) -> Schedule:
+    """A schedule from its message. Raises InvalidSpec, NotServed."""
+    schedule: Schedule = _unwrap("schedule", message, "kind")
+    return schedule
+
+
+def schedule_to_json(schedule: Schedule) -> dict[str, Any]:
+    """A schedule as the JSON form of its message, with the contract's field names: {"sgdr": {"lr_max": 0.001, ...}}."""
+    return json_format.MessageToDict(schedule_to_proto(schedule), preserving_proto_field_name=True)
+
+
+def schedule_from_json(plain: Any) -> Schedule:
+    """A schedule from its JSON form. Raises InvalidSpec, NotServed."""
+    try:
+        return schedule_from_proto(json_format.ParseDict(plain, pb.Schedule()))
+    except (json_format.ParseError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, InvalidSpec):
+            raise
+        raise InvalidSpec("schedule", f"expected a schedule as JSON, got {str(plain)[:100]}: {error}") from None
 
 
 def consistency_to_proto(consistency: Consistency) -> pb.Consistency:
@@ -107,11 +143,9 @@ def job_spec_from_proto(message: pb.JobSpec) -> JobSpec:
     for required in ("layout", "optimizer", "consistency"):
         if not message.HasField(required):
             raise InvalidSpec(required, "expected a value, got none")
-    if message.optimizer.schedules:
-        raise NotServed("option schedules of an optimizer")
     return JobSpec(
         layout=layout_from_proto(message.layout),
-        optimizer=_unwrap("optimizer", message.optimizer, "rule"),
+        optimizer=optimizer_from_proto(message.optimizer),
         consistency=_unwrap("consistency", message.consistency, "model"),
         reduction=_choice_from_proto("reduction", message, pb.JobSpec.DESCRIPTOR.fields_by_name["reduction"]) or "mean",
         clip=_clip_from_proto(message) if message.HasField("clip") else None,
@@ -175,16 +209,26 @@ def _wrap(wrapper: Any, spec: Any) -> None:
 
 def _fill(message: Any, spec: Any) -> None:
     for field in dataclasses.fields(spec):
-        value = getattr(spec, field.name)
-        descriptor = message.DESCRIPTOR.fields_by_name[field.name]
-        if value is None:
-            continue
-        if isinstance(value, Schedule):
-            getattr(message, field.name).CopyFrom(schedule_to_proto(value))
-        elif descriptor.enum_type is not None:
-            setattr(message, field.name, _enum_prefix(descriptor) + value.upper())
-        else:
-            setattr(message, field.name, value)
+        if field.name in message.DESCRIPTOR.fields_by_name:  # an Optimizer's schedules are beside the rule
+            _put(message, message.DESCRIPTOR.fields_by_name[field.name], getattr(spec, field.name))
+
+
+def _put(message: Any, descriptor: Any, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, Schedule):
+        getattr(message, descriptor.name).CopyFrom(schedule_to_proto(value))
+    elif isinstance(value, tuple) and descriptor.message_type is None:
+        getattr(message, descriptor.name).extend(value)
+    elif isinstance(value, tuple):
+        for entry in value:
+            added = getattr(message, descriptor.name).add()
+            for part, part_value in zip(descriptor.message_type.fields, entry, strict=True):
+                _put(added, part, part_value)
+    elif descriptor.enum_type is not None:
+        setattr(message, descriptor.name, _enum_prefix(descriptor) + value.upper())
+    else:
+        setattr(message, descriptor.name, value)
 
 
 def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0) -> Any:
@@ -202,19 +246,34 @@ def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0) -> Any:
         raise NotServed(f"{path} {message.DESCRIPTOR.name}")
     values: dict[str, object] = {}
     for descriptor in message.DESCRIPTOR.fields:
-        if descriptor.message_type is not None:
-            if not message.HasField(descriptor.name):
-                raise InvalidSpec(f"{path}.{descriptor.name}", "expected a schedule, got none")
-            values[descriptor.name] = _unwrap(
-                f"{path}.{descriptor.name}", getattr(message, descriptor.name), "kind", depth + 1
-            )
-        elif descriptor.enum_type is not None:
-            choice = _choice_from_proto(f"{path}.{descriptor.name}", message, descriptor)
-            if choice is not None:
-                values[descriptor.name] = choice
-        elif not descriptor.has_presence or message.HasField(descriptor.name):
-            values[descriptor.name] = getattr(message, descriptor.name)
+        value = _take(f"{path}.{descriptor.name}", message, descriptor, depth)
+        if value is not None:
+            values[descriptor.name] = value
     return _within(path, lambda: spec_class(**values))
+
+
+def _take(path: str, message: Any, descriptor: Any, depth: int) -> Any:
+    """The value of a field; None to leave its default."""
+    if isinstance(descriptor.default_value, list):  # repeated
+        given = getattr(message, descriptor.name)
+        if descriptor.message_type is None:
+            return tuple(given)
+        return tuple(_entry(f"{path}[{place}]", entry, depth) for place, entry in enumerate(given))
+    if descriptor.message_type is not None:
+        if not message.HasField(descriptor.name):
+            raise InvalidSpec(path, "expected a schedule, got none")
+        return _unwrap(path, getattr(message, descriptor.name), "kind", depth + 1)
+    if descriptor.enum_type is not None:
+        return _choice_from_proto(path, message, descriptor)
+    if descriptor.has_presence and not message.HasField(descriptor.name):
+        return None
+    return getattr(message, descriptor.name)
+
+
+def _entry(path: str, message: Any, depth: int) -> tuple[Any, ...]:
+    """An entry of a repeated field: its fields in order."""
+    _refuse_unknown_fields(path, message)
+    return tuple(_take(f"{path}.{part.name}", message, part, depth) for part in message.DESCRIPTOR.fields)
 
 
 def _choice_from_proto(path: str, message: Any, descriptor: Any) -> str | None:

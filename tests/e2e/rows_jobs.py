@@ -14,10 +14,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.e2e.scene import WORKER, Row, Scene
 
 NOT_SERVED = {
-    "UpdateJob": pb.UpdateJobRequest,
     "DeleteJob": pb.DeleteJobRequest,
-    "StartRangeTest": pb.StartRangeTestRequest,
-    "GetRangeTest": pb.GetRangeTestRequest,
     "Stage": pb.StageRequest,
     "Commit": pb.CommitRequest,
     "Prepare": pb.PrepareRequest,
@@ -25,7 +22,6 @@ NOT_SERVED = {
     "Abort": pb.AbortRequest,
 }
 STREAMING = ("Push", "Stage", "UploadParameters")
-SERVED_SCHEDULES = ("constant", "linear", "cosine", "warmup")
 
 Edit = Callable[[Any], Any]
 
@@ -152,10 +148,6 @@ def invalid_spec(name: str, field: str, edit: Edit) -> Row:
     return Row(f"spec: {name}", creating(edit), "INVALID_SPEC", {"field": field})
 
 
-def not_served(name: str, edit: Edit) -> Row:
-    return Row(f"not served: {name}", creating(edit), "NOT_SERVED")
-
-
 def invalid_layout(name: str, tensor: str, edit: Edit) -> Row:
     return Row(f"layout: {name}", creating(edit), "INVALID_LAYOUT", {"tensor": tensor})
 
@@ -256,12 +248,7 @@ SPECS = [
     invalid_spec("steps_max 0", "steps_max", lambda spec: setattr(spec, "steps_max", 0)),
 ]
 
-UNSERVED = [
-    *[
-        not_served(f"schedule {field.name}", schedule(field.name))
-        for field in pb.Schedule.DESCRIPTOR.oneofs_by_name["kind"].fields
-        if field.name not in SERVED_SCHEDULES
-    ],
+MODELS = [
     invalid_spec(
         "negative staleness_max",
         "consistency.staleness_max",
@@ -275,7 +262,6 @@ UNSERVED = [
     invalid_spec("negative ssp", "consistency.staleness", lambda spec: setattr(spec.consistency.ssp, "staleness", -1)),
     invalid_spec("quorum above workers", "consistency.quorum", consistency(quorum=2)),
     invalid_spec("timeout alone", "consistency.round_timeout_s", consistency(round_timeout_s=1.0)),
-    not_served("schedule of momentum", lambda spec: spec.optimizer.schedules["momentum"].constant.SetInParent()),
 ]
 
 LAYOUTS = [
@@ -379,4 +365,4 @@ NO_MESSAGES = [
     Row("text that is not UTF-8", garbage("GetJob", b"\x0a\x02\xff\xfe"), "MALFORMED_REQUEST"),
 ]
 
-ROWS = [*MISMATCHES, *SPECS, *UNSERVED, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *SNAPSHOTS, *NO_MESSAGES]
+ROWS = [*MISMATCHES, *SPECS, *MODELS, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *SNAPSHOTS, *NO_MESSAGES]

@@ -17,13 +17,13 @@ from optimd_server.core.effects import (
     RoundRecord,
     Status,
 )
-from optimd_server.core.events import Event, PushCommitted, PushOffered, SignOfLife, Ticked, UploadCompleted
+from optimd_server.core.events import Event, PushCommitted, PushOffered, PutBack, SignOfLife, Ticked, UploadCompleted
 from optimd_server.core.saved import saved_state
 from optimd_server.runtime import JobHost
-from optimd_server.schedules import value_at
 from optimdpb.specs import Async, JobSpec, Ssp, Sync
 from optimdpb.v1 import optimd_pb2 as pb
 
+from tests.simulation.books import Books
 from tests.simulation.openings import Openings
 from tests.simulation.reference import Reference
 
@@ -64,6 +64,7 @@ class Checkers:
         self.events = 0
         self._stalled_s = 0.0
         self.applying: Apply | None = None
+        self.books = Books(spec)
         self.openings = Openings(spec.consistency) if isinstance(spec.consistency, Sync) else None
 
     @property
@@ -108,11 +109,16 @@ class Checkers:
             self._hear(event.push.worker, event.push.epoch, now_s)
         elif isinstance(event, UploadCompleted):
             require(host.machine.state.step == 0, "parameters were uploaded twice")
+        if isinstance(event, PutBack):
+            self._put_back(host)
+        version = host.machine.version
+        self.books.took(event, effects, version.step, version.lineage)
         for effect in effects:
             self._take(host, effect, now_s)
         if self.openings is not None:
-            void = host.machine.state.counters.rounds_void
-            self.openings.took(effects, self.live, void, now_s, self._stalled_s)
+            state = host.machine.state
+            held = state.held
+            self.openings.took(effects, self.live, state.counters.rounds_void, now_s, self._stalled_s, held)
         self._check_memory(host)
 
     def check_staged(self, host: JobHost, calling: set[str]) -> None:
@@ -128,7 +134,7 @@ class Checkers:
         require(accounts <= live + DEAD_EPOCHS_KEPT + 1, f"{accounts} accounts of {live} workers are kept")
         budget = host._staging._budget
         require(budget.promised_bytes <= budget.bytes_max, f"{budget.promised_bytes} bytes are promised")
-        members = len(self.openings.opening.members) if self.openings is not None and self.openings.opening else 0
+        members = self.openings.members_last if self.openings is not None else 0
         most = budget.bytes_max + members * self.spec.layout.size_bytes
         require(budget.used_bytes <= most, f"{budget.used_bytes} bytes are staged, {most} are allowed")
 
@@ -192,8 +198,7 @@ class Checkers:
         require(applying is not None and applying.step == record.step, f"round {record.step} was never applied")
         require(record.step == len(self.history), f"step {record.step} after {len(self.history)} updates")
         self.applied += 1
-        rate = value_at(self.spec.optimizer.lr, record.step)
-        require(record.learning_rate == rate, f"step {record.step} had lr {record.learning_rate}, not {rate}")
+        self.books.check(record.step, record.learning_rate)
         pushes = []
         for part in record.contributions:
             payload, weight, lineage, base_step, _ = self.sent[part.worker, part.epoch, part.seq]
@@ -212,6 +217,17 @@ class Checkers:
         expected = self.reference.apply(record, pushes)
         got = host.shards.flat_parameters()
         require(np.array_equal(expected, got), f"step {record.step}: expected parameters {expected}, got {got}")
+
+    def _put_back(self, host: JobHost) -> None:
+        """A range test is over: parameters and slots are those of before it, its updates are no history."""
+        step = host.machine.version.step
+        del self.history[step:]
+        self.reference.restart(step)
+        plain = self.reference._plain
+        require(np.array_equal(plain.parameters, host.shards.flat_parameters()), "parameters were put back wrongly")
+        require(np.array_equal(plain.slots, host.shards.flat_slots()), "slots were put back wrongly")
+        if self.openings is not None:
+            self.openings.restart(self.openings.opened)
 
     def answered(self, worker: str, epoch: int, outcome: pb.Outcome) -> None:
         """The server lets an answer go out."""
@@ -237,6 +253,8 @@ class Checkers:
         now_s = host.now_s()
         self.applying, self.tick_last_s = None, now_s
         if clean:
+            require(not self.books.sweeping, "an orderly restart lost a range test")
+            require(state.clock.revision == self.books.revision, "an orderly restart lost changes")
             require(state.step == len(self.history), "an orderly restart lost updates")
             require({m.worker: m.epoch for m in state.members} == self.live, "an orderly restart lost members")
             self.seen_s = dict.fromkeys(self.live, now_s)
@@ -245,6 +263,7 @@ class Checkers:
             del self.history[state.step :]
         if self.openings is not None:
             self.openings.restart(state.opened)
+        self.books.restarted(state.clock.revision, state.lineage)
         self.reference.restart(state.step)
         got = host.shards.flat_parameters()
         require(np.array_equal(self.reference._plain.parameters, got), "restored parameters differ")
@@ -254,6 +273,7 @@ class Checkers:
         self.applying = self.tick_last_s = None
         self.live, self.clocks, self.seen_s = {}, {}, {}
         self.history.clear()
+        self.books.restarted(0, "")
         if self.openings is not None:
             self.openings.restart(False)
         self.reference.restart(0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from optimdpb.errors import Refused
 
 from tests.simulation.network import Weather
+from tests.simulation.operators import somebody_changes_the_rate, somebody_pauses, somebody_tests_the_range
 from tests.simulation.world import JOB, World
 
 
@@ -134,4 +135,9 @@ FAULTS: tuple[Callable[[World], None], ...] = (
     worker_is_doubled,
     worker_comes,
     worker_goes,
+)
+OPERATIONS: tuple[Callable[[World], None], ...] = (
+    somebody_changes_the_rate,
+    somebody_pauses,
+    somebody_tests_the_range,
 )

@@ -18,7 +18,7 @@ class Opening:
 
 
 class Openings:
-    """Follows the rounds of one job by its effects alone."""
+    """Follows the rounds of one job by its effects alone. `members_last`: members of the last round that opened."""
 
     def __init__(self, model: Sync) -> None:
         self.model = model
@@ -26,16 +26,27 @@ class Openings:
         self.opened = False
         self._closed_at_s: float | None = None
         self._rounds_void = 0
-        self._early = False
+        self._early = self._held = False
+        self.members_last = 0
 
     def restart(self, opened: bool) -> None:
         """Another process: no round is open. `opened`: whether one ever was."""
         self.opening, self.opened, self._closed_at_s = None, opened, None
 
     def took(
-        self, effects: Sequence[Effect], live: dict[str, int], rounds_void: int, now_s: float, stalled_s: float
+        self,
+        effects: Sequence[Effect],
+        live: dict[str, int],
+        rounds_void: int,
+        now_s: float,
+        stalled_s: float,
+        held: bool,
     ) -> None:
-        """After one event, the books of live epochs brought up to date. `rounds_void`: the job's count of them."""
+        """After one event, the books of live epochs brought up to date.
+
+        rounds_void: the job's count of them; held: whether no round may open, the job being paused or between things.
+        """
+        self._held = held
         if rounds_void != self._rounds_void:
             self._rounds_void = rounds_void
             self.opening = None
@@ -51,8 +62,9 @@ class Openings:
 
     def _open(self, live: dict[str, int], now_s: float) -> None:
         needed = self.model.members_min if self.opened else self.model.workers
-        if self.opening is None and len(live) >= needed:
+        if not self._held and self.opening is None and len(live) >= needed:
             self.opening, self.opened = Opening(dict(live), now_s), True
+            self.members_last = len(live)
 
     def _check_close(self, command: Apply | Prepare, live: dict[str, int], now_s: float) -> None:
         opening = self.opening

@@ -32,7 +32,7 @@ LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run. `bad`: chance of a gradient that is NaN, infinite or huge."""
+    """One run. `bad`: chance of a gradient that is NaN, infinite or huge; `operated`: somebody changes the job."""
 
     seed: int
     spec: JobSpec
@@ -41,6 +41,7 @@ class Scenario:
     bad: float
     compute_s: float
     faults_per_s: float
+    operated: bool = False
 
     @property
     def name(self) -> str:
@@ -84,6 +85,7 @@ def scenario_of(seed: int) -> Scenario:
         bad=dice.choice((0.0, 0.0, 0.05, 0.2)),
         compute_s=dice.choice((0.02, 0.1)),
         faults_per_s=dice.choice((0.0, 0.5, 1.0, 2.0)),
+        operated=dice.random() < 0.5,
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from optimd.worker import Worker
 from optimd_server.core.events import Event, Ticked
 from optimd_server.runtime import JobHost, Runtime
+from optimd_server.service.changes import ChangeService
 from optimd_server.service.jobs import JobService
 from optimd_server.service.workers import WorkerService
 from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
@@ -112,6 +113,8 @@ class World:
         self.clock_offset_s = 0.0
         self.faulty = scenario.faults_per_s > 0
         self.trace: list[str] | None = [] if trace else None
+        self.operators: list[Process] = []
+        self.operators_started = 0
         self._names = 0
         self._gradients = 0
         self._stopping = False
@@ -172,7 +175,7 @@ class World:
         """A new process on what the disk holds."""
         clean = not self.disk.running
         store = SimulatedStore(self.disk)
-        self.runtime = Runtime(self.scenario.config, clock=self.server_clock, store=store)
+        self.runtime = Runtime(self.scenario.config, self.server_clock, store, self.loop.time)
         self.runtime.fatal.add_done_callback(lambda fatal: fatal.cancelled() or self.loop.fail(fatal.result()))
         if self.runtime.jobs:
             self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
@@ -191,7 +194,8 @@ class World:
             return host
 
         self.runtime.find_or_create = watched  # type: ignore[method-assign]
-        methods = {**JobService(self.runtime).methods(), **WorkerService(self.runtime).methods()}
+        services = JobService(self.runtime), ChangeService(self.runtime), WorkerService(self.runtime)
+        methods = {name: method for service in services for name, method in service.methods().items()}
         for name in ("Push", "Step", "AwaitOutcome"):
             methods[name] = self._told(self.runtime, methods[name])
         self.network.methods = methods
@@ -298,9 +302,16 @@ class World:
             names = {worker.name for worker in self.at_work() if not worker.leaving}
             for _ in range(self.scenario.workers - len(names)):
                 self.add_worker()
+        if self._is_paused() and all(operator.over for operator in self.operators):
+            from tests.simulation.operators import Operator, resumes
+
+            Operator(self, resumes)
         if self.loop.time() > FAULTS_S_MAX + PROGRESS_S_MAX:
             self.loop.fail(Violation(f"no progress: step {step}: {self._waiting_for()}"))
         self.loop.call_later(0.5, self._look_after)
+
+    def _is_paused(self) -> bool:
+        return self.runtime is not None and JOB in self.runtime.jobs and self.runtime.jobs[JOB].state_name == "PAUSED"
 
     def _calm(self) -> None:
         self.faulty = False
@@ -320,9 +331,9 @@ class World:
         self.loop.call_later(self.dice.expovariate(self.scenario.faults_per_s), self._fault)
 
     def _fault(self) -> None:
-        from tests.simulation.faults import FAULTS
+        from tests.simulation.faults import FAULTS, OPERATIONS
 
         if not self.faulty:
             return
-        self.dice.choice(FAULTS)(self)
+        self.dice.choice(FAULTS + OPERATIONS if self.scenario.operated else FAULTS)(self)
         self._plan_fault()

@@ -115,7 +115,7 @@ class ThreadServer:
         return self.on_loop(read)
 
     def state_hash(self, job: str) -> str:
-        """SHA-256 over parameters, slots, version, rule count and state of a job."""
+        """SHA-256 over parameters, slots, version, rule count, state, clock and history of a job."""
         host = self.host(job)
 
         def digest() -> str:
@@ -124,6 +124,7 @@ class ThreadServer:
             sha.update(host.shards.flat_parameters().tobytes())
             sha.update(host.shards.flat_slots().tobytes())
             sha.update(f"{state.lineage} {state.step} {state.rule_count} {host.state_name}".encode())
+            sha.update(f"{state.clock.saved()} {state.history}".encode())
             return sha.hexdigest()
 
         return self.on_loop(digest)

@@ -20,18 +20,31 @@ from optimdpb.specs.adaptive import (
     Yogi,
 )
 from optimdpb.specs.clips import Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue
+from optimdpb.specs.compound import Plateau, Sequence, Table, Warmup
 from optimdpb.specs.consistency import Async, Consistency, Ssp, Sync
+from optimdpb.specs.cycles import SGDR, Cyclical, OneCycle, WarmupStableDecay
 from optimdpb.specs.groups import Group
 from optimdpb.specs.job import JobSpec
 from optimdpb.specs.layout import Layout, Tensor
 from optimdpb.specs.optimizers import LARS, SGD, SGDM, SGDW, Lion, Optimizer
-from optimdpb.specs.schedules import Constant, Cosine, Linear, Schedule, Warmup
+from optimdpb.specs.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    InverseSqrt,
+    Linear,
+    MultiStep,
+    Polynomial,
+    Schedule,
+    Step,
+)
 
 __all__ = [
     "LAMB",
     "LARS",
     "SGD",
     "SGDM",
+    "SGDR",
     "SGDW",
     "SWATS",
     "AMSGrad",
@@ -49,19 +62,30 @@ __all__ = [
     "Consistency",
     "Constant",
     "Cosine",
+    "Cyclical",
+    "Exponential",
     "Group",
+    "InverseSqrt",
     "JobSpec",
     "Layout",
     "Linear",
     "Lion",
+    "MultiStep",
     "NAdam",
+    "OneCycle",
     "Optimizer",
+    "Plateau",
+    "Polynomial",
     "RAdam",
     "RMSProp",
     "Schedule",
+    "Sequence",
     "Ssp",
+    "Step",
     "Sync",
+    "Table",
     "Tensor",
     "Warmup",
+    "WarmupStableDecay",
     "Yogi",
 ]

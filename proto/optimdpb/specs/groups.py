@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 from dataclasses import dataclass
+from typing import Any
 
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_flag, check_number
@@ -42,15 +43,20 @@ class Group:
         return fnmatch.fnmatchcase(tensor, self.pattern)
 
     def optimizer(self, base: Optimizer) -> Optimizer:
-        """The rule with this group's hyper-parameters. Raises InvalidSpec, listing those that the rule has."""
-        known = [field.name for field in dataclasses.fields(base) if isinstance(getattr(base, field.name), float)]
+        """The rule with this group's hyper-parameters, none of which is scheduled any more.
+
+        Raises InvalidSpec, listing those that the rule has.
+        """
+        known = base.numbers()
         for name, _ in self.hyper_parameters:
             if name not in known:
                 message = (
                     f"{type(base).__name__} has no numeric hyper-parameter of this name; it has {', '.join(known)}"
                 )
                 raise InvalidSpec(name, message)
-        return dataclasses.replace(base, **dict(self.hyper_parameters))
+        own: dict[str, Any] = dict(self.hyper_parameters)
+        scheduled = {name: schedule for name, schedule in base.scheduled().items() if name not in own}
+        return dataclasses.replace(base, schedules=scheduled, **own)
 
 
 def group_of_tensors(layout: Layout, groups: tuple[Group, ...]) -> tuple[int | None, ...]:

@@ -6,21 +6,85 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
 
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_choice, check_flag, check_number, check_positive
+from optimdpb.specs.compound import one_cycles, plateaus
 from optimdpb.specs.schedules import Schedule, as_schedule
+
+# What a rule takes, and what it holds: pairs in order of names.
+Schedules = Mapping[str, Schedule | float] | tuple[tuple[str, Schedule], ...]
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Base of every rule."""
+    """Base of every rule.
+
+    schedules: for numeric hyper-parameters other than lr by name, such as {"weight_decay": Linear(0, 1e-2, 1000)}; a
+    plain number is a Constant. What is scheduled takes the place of the field of that name.
+    """
 
     lr: Schedule | float
+    schedules: Schedules = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lr", as_schedule("lr", self.lr))
+        if len(plateaus(as_schedule("lr", self.lr))) > 1:
+            raise InvalidSpec("lr", "expected at most one plateau, got more")
+        given = self.schedules
+        if not isinstance(given, Mapping | tuple):
+            raise InvalidSpec("schedules", f"expected schedules by hyper-parameter, got {given!r}")
+        by_name = {name: as_schedule(f"schedules.{name}", value) for name, value in dict(given).items()}
+        object.__setattr__(self, "schedules", tuple(sorted(by_name.items())))
+        self._check_schedules(by_name)
+
+    def _check_schedules(self, by_name: dict[str, Schedule]) -> None:
+        """Every value that comes must be one that the field itself could have."""
+        known = self.numbers()
+        for name, schedule in by_name.items():
+            if name not in known:
+                raise InvalidSpec(f"schedules.{name}", f"expected one of {', '.join(known)}, got {name!r}")
+            if plateaus(schedule):
+                raise InvalidSpec(f"schedules.{name}", "expected no plateau: only lr may follow the loss")
+        for bounds in zip(*(schedule.bounds() for schedule in by_name.values()), strict=True):
+            try:
+                self._check_at(dict(zip(by_name, bounds, strict=True)))
+            except InvalidSpec as error:
+                where = f"schedules.{error.field}" if error.field in by_name else error.field
+                raise InvalidSpec(where, error.problem) from None
+        for cycle in one_cycles(as_schedule("lr", self.lr)):
+            driven = self.momentum_driven()
+            for momentum in (cycle.momentum_min, cycle.momentum_max) if driven else ():
+                self._check_at({driven: momentum})
+
+    def _check_at(self, values: Mapping[str, float]) -> None:
+        checked: dict[str, Any] = {"lr": 0.0, "schedules": (), **values}
+        replace(self, **checked)
+
+    @classmethod
+    def numbers(cls) -> tuple[str, ...]:
+        """Names of the numeric hyper-parameters beside lr."""
+        return tuple(entry.name for entry in fields(cls) if isinstance(entry.default, float))
+
+    def at(self, values: Mapping[str, float]) -> Self:
+        """The rule with these hyper-parameters, nothing but lr scheduled any more. Raises InvalidSpec."""
+        changed: dict[str, Any] = {"schedules": (), **values}
+        return replace(self, **changed)
+
+    def momentum_driven(self) -> str:
+        """What a OneCycle drives: "momentum" or "beta1", if above 0 and not scheduled itself; "" for nothing."""
+        for name in ("momentum", "beta1"):
+            value = getattr(self, name, None)  # of any type as long as it is not checked
+            if isinstance(value, int | float) and value > 0.0 and name not in dict(self.schedules):
+                return name
+        return ""
+
+    def scheduled(self) -> dict[str, Schedule]:
+        """The schedules by hyper-parameter, lr apart."""
+        return {name: as_schedule(name, schedule) for name, schedule in dict(self.schedules).items()}
 
 
 @dataclass(frozen=True)

@@ -1,30 +1,45 @@
-"""Learning-rate schedules as values. `optimd_server.schedules` evaluates them.
+"""Schedules as values: a number for each global step. `optimd_server.schedules` evaluates them.
 
 t is the global step: the update that moves t to t + 1 uses the value at t. A schedule that ends holds its last value.
+Most are learning rates, and their fields say so; any of them can drive another hyper-parameter. Every value is finite
+and at least 0, for every t up to 2^53: so factors are at most 1 where there is no last one. specs.cycles has those that
+rise and fall, specs.compound those that are made of others.
 """
 
 from __future__ import annotations
 
+import math
 import numbers
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from optimdpb.errors import InvalidSpec
-from optimdpb.specs.checks import check_integer, check_number
+from optimdpb.specs.checks import STEPS_MAX, check_integer, check_number, check_positive
 
 NESTING_MAX = 8
+ENTRIES_MAX = 10_000
 
 
 @dataclass(frozen=True)
 class Schedule:
     """Base of every schedule."""
 
+    def inner(self) -> tuple[Schedule, ...]:
+        """The schedules that this one is made of."""
+        return ()
+
+    def bounds(self) -> tuple[float, float]:
+        """Two values that all values over all steps lie between."""
+        raise NotImplementedError
+
     def depth(self) -> int:
         """How many schedules are nested in this one, itself included."""
-        return 1
+        return 1 + max((part.depth() for part in self.inner()), default=0)
 
     def peak(self) -> float:
-        """The largest value over all steps."""
-        raise NotImplementedError
+        """The largest value."""
+        return self.bounds()[1]
 
 
 @dataclass(frozen=True)
@@ -36,8 +51,8 @@ class Constant(Schedule):
     def __post_init__(self) -> None:
         check_number(self, "lr", 0.0)
 
-    def peak(self) -> float:
-        return self.lr
+    def bounds(self) -> tuple[float, float]:
+        return self.lr, self.lr
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,99 @@ class Linear(Schedule):
         check_number(self, "lr_end", 0.0)
         check_integer(self, "steps", 1)
 
-    def peak(self) -> float:
-        return max(self.lr_start, self.lr_end)
+    def bounds(self) -> tuple[float, float]:
+        return min(self.lr_start, self.lr_end), max(self.lr_start, self.lr_end)
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """lr(t) = lr_end + (lr_start - lr_end) (1 - min(t, steps) / steps)^power, power > 0."""
+
+    lr_start: float
+    lr_end: float
+    steps: int
+    power: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "lr_start", 0.0)
+        check_number(self, "lr_end", 0.0)
+        check_integer(self, "steps", 1)
+        check_positive(self, "power")
+
+    def bounds(self) -> tuple[float, float]:
+        return min(self.lr_start, self.lr_end), max(self.lr_start, self.lr_end)
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """lr(t) = lr gamma^floor(t / step_size), 0 < gamma <= 1."""
+
+    lr: float
+    step_size: int
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "lr", 0.0)
+        check_integer(self, "step_size", 1)
+        check_factor(self, "gamma")
+
+    def bounds(self) -> tuple[float, float]:
+        return (self.lr if self.gamma == 1.0 else 0.0), self.lr
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """lr(t) = lr gamma^n, n the number of milestones <= t; gamma > 0. Milestones rise strictly, the first is >= 0."""
+
+    lr: float
+    milestones: Sequence[int]
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "lr", 0.0)
+        object.__setattr__(self, "milestones", entries(self, "milestones", "a list of steps"))
+        check_rising("milestones", self.milestones)
+        check_positive(self, "gamma")
+        try:
+            finite = math.isfinite(self.bounds()[1])
+        except OverflowError:
+            finite = False
+        if not finite:
+            raise InvalidSpec("gamma", f"expected a last value that is finite, got lr gamma^n with {self.gamma:g}")
+
+    def bounds(self) -> tuple[float, float]:
+        last = self.lr * self.gamma ** len(self.milestones)
+        return min(self.lr, last), max(self.lr, last)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """lr(t) = lr gamma^t, 0 < gamma <= 1."""
+
+    lr: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        check_number(self, "lr", 0.0)
+        check_factor(self, "gamma")
+
+    def bounds(self) -> tuple[float, float]:
+        return (self.lr if self.gamma == 1.0 else 0.0), self.lr
+
+
+@dataclass(frozen=True)
+class InverseSqrt(Schedule):
+    """lr(t) = lr min((t + 1) / warmup_steps, sqrt(warmup_steps / (t + 1))) (Vaswani et al. 2017, lr at its peak)."""
+
+    lr: float
+    warmup_steps: int
+
+    def __post_init__(self) -> None:
+        check_number(self, "lr", 0.0)
+        check_integer(self, "warmup_steps", 1)
+
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, self.lr
 
 
 @dataclass(frozen=True)
@@ -66,34 +172,11 @@ class Cosine(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        check_number(self, "lr_max", 0.0)
-        check_number(self, "lr_min", 0.0)
+        check_range(self)
         check_integer(self, "steps", 1)
-        if self.lr_max < self.lr_min:
-            raise InvalidSpec("lr_max", f"expected at least lr_min = {self.lr_min:g}, got {self.lr_max:g}")
 
-    def peak(self) -> float:
-        return self.lr_max
-
-
-@dataclass(frozen=True)
-class Warmup(Schedule):
-    """lr(t) = schedule(t) min(1, (t + 1) / steps). The inner schedule sees the same t; a float is a Constant."""
-
-    schedule: Schedule | float
-    steps: int
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "schedule", as_schedule("schedule", self.schedule))
-        check_integer(self, "steps", 1)
-        if self.depth() > NESTING_MAX:
-            raise InvalidSpec("schedule", f"expected at most {NESTING_MAX} nested schedules, got {self.depth()}")
-
-    def depth(self) -> int:
-        return 1 + as_schedule("schedule", self.schedule).depth()
-
-    def peak(self) -> float:
-        return as_schedule("schedule", self.schedule).peak()
+    def bounds(self) -> tuple[float, float]:
+        return self.lr_min, self.lr_max
 
 
 def as_schedule(field: str, value: Schedule | float) -> Schedule:
@@ -106,3 +189,49 @@ def as_schedule(field: str, value: Schedule | float) -> Schedule:
         return Constant(float(value))
     except InvalidSpec as error:
         raise InvalidSpec(field, error.problem) from None
+
+
+def check_range(spec: Any) -> None:
+    """Require 0 <= lr_min <= lr_max."""
+    check_number(spec, "lr_max", 0.0)
+    check_number(spec, "lr_min", 0.0)
+    if spec.lr_max < spec.lr_min:
+        raise InvalidSpec("lr_max", f"expected at least lr_min = {spec.lr_min:g}, got {spec.lr_max:g}")
+
+
+def check_factor(spec: Any, name: str) -> None:
+    """Require 0 < factor <= 1: with more the values would not stay finite."""
+    check_number(spec, name, 0.0, 1.0)
+    if getattr(spec, name) == 0.0:
+        raise InvalidSpec(name, "expected a number above 0, at most 1, got 0")
+
+
+def check_rising(path: str, steps: Iterable[Any]) -> None:
+    """Require integers from 0 to 2^53, each above the last."""
+    last = -1
+    for place, step in enumerate(steps):
+        if isinstance(step, bool) or not isinstance(step, numbers.Integral):
+            raise InvalidSpec(f"{path}[{place}]", f"expected an integer step, got {step!r}")
+        if not last < int(step) <= STEPS_MAX:
+            least = f"above the one before it, {last}," if place else "at least 0"
+            raise InvalidSpec(f"{path}[{place}]", f"expected a step {least} and at most 2^53, got {step}")
+        last = int(step)
+
+
+def entries(spec: Any, name: str, expected: str) -> tuple[Any, ...]:
+    """The field as a tuple, each list in it too; 1 to ENTRIES_MAX entries. Numbers of numpy become Python's."""
+    given = getattr(spec, name)
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InvalidSpec(name, f"expected {expected}, got {given!r}")
+    found = tuple(_plain(entry) for entry in given)
+    if not 1 <= len(found) <= ENTRIES_MAX:
+        raise InvalidSpec(name, f"expected {expected} with 1 to {ENTRIES_MAX} entries, got {len(found)}")
+    return found
+
+
+def _plain(entry: Any) -> Any:
+    if isinstance(entry, list | tuple):
+        return tuple(_plain(value) for value in entry)
+    if isinstance(entry, numbers.Integral) and not isinstance(entry, bool):
+        return int(entry)
+    return float(entry) if isinstance(entry, numbers.Real) and not isinstance(entry, bool) else entry

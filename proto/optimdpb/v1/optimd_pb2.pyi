@@ -47,6 +47,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STORAGE_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_SNAPSHOT_REFUSED: _ClassVar[ErrorReason]
     ERROR_REASON_WORKER_SET_ASIDE: _ClassVar[ErrorReason]
+    ERROR_REASON_STEP_PASSED: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_STATE: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_UPDATE: _ClassVar[ErrorReason]
+    ERROR_REASON_NO_RANGE_TEST: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -108,6 +112,21 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_RANGE_TEST: _ClassVar[JobState]
     JOB_STATE_READ_ONLY: _ClassVar[JobState]
     JOB_STATE_FINISHED: _ClassVar[JobState]
+
+class Sweep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SWEEP_UNSPECIFIED: _ClassVar[Sweep]
+    SWEEP_EXPONENTIAL: _ClassVar[Sweep]
+    SWEEP_LINEAR: _ClassVar[Sweep]
+
+class RangeTestEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RANGE_TEST_END_UNSPECIFIED: _ClassVar[RangeTestEnd]
+    RANGE_TEST_END_COMPLETED: _ClassVar[RangeTestEnd]
+    RANGE_TEST_END_DIVERGED: _ClassVar[RangeTestEnd]
+    RANGE_TEST_END_NO_LOSS: _ClassVar[RangeTestEnd]
+    RANGE_TEST_END_STOPPED: _ClassVar[RangeTestEnd]
+    RANGE_TEST_END_NO_MEMORY: _ClassVar[RangeTestEnd]
 
 class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -183,6 +202,10 @@ ERROR_REASON_NO_DATA_DIRECTORY: ErrorReason
 ERROR_REASON_STORAGE_FAILED: ErrorReason
 ERROR_REASON_SNAPSHOT_REFUSED: ErrorReason
 ERROR_REASON_WORKER_SET_ASIDE: ErrorReason
+ERROR_REASON_STEP_PASSED: ErrorReason
+ERROR_REASON_WRONG_STATE: ErrorReason
+ERROR_REASON_INVALID_UPDATE: ErrorReason
+ERROR_REASON_NO_RANGE_TEST: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind
@@ -217,6 +240,15 @@ JOB_STATE_PAUSED: JobState
 JOB_STATE_RANGE_TEST: JobState
 JOB_STATE_READ_ONLY: JobState
 JOB_STATE_FINISHED: JobState
+SWEEP_UNSPECIFIED: Sweep
+SWEEP_EXPONENTIAL: Sweep
+SWEEP_LINEAR: Sweep
+RANGE_TEST_END_UNSPECIFIED: RangeTestEnd
+RANGE_TEST_END_COMPLETED: RangeTestEnd
+RANGE_TEST_END_DIVERGED: RangeTestEnd
+RANGE_TEST_END_NO_LOSS: RangeTestEnd
+RANGE_TEST_END_STOPPED: RangeTestEnd
+RANGE_TEST_END_NO_MEMORY: RangeTestEnd
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_F32: Encoding
 ENCODING_BF16: Encoding
@@ -993,16 +1025,41 @@ class WorkerStatus(_message.Message):
     def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
-    __slots__ = ("step", "learning_rate", "loss", "contributions")
+    __slots__ = ("step", "learning_rate", "loss", "contributions", "hyper_parameters")
+    class HyperParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
     STEP_FIELD_NUMBER: _ClassVar[int]
     LEARNING_RATE_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
+    HYPER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     step: int
     learning_rate: float
     loss: float
     contributions: int
-    def __init__(self, step: _Optional[int] = ..., learning_rate: _Optional[float] = ..., loss: _Optional[float] = ..., contributions: _Optional[int] = ...) -> None: ...
+    hyper_parameters: _containers.ScalarMap[str, float]
+    def __init__(self, step: _Optional[int] = ..., learning_rate: _Optional[float] = ..., loss: _Optional[float] = ..., contributions: _Optional[int] = ..., hyper_parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class HistoryEntry(_message.Message):
+    __slots__ = ("change", "lineage", "step", "requester", "unix_s", "revision")
+    CHANGE_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    change: str
+    lineage: str
+    step: int
+    requester: str
+    unix_s: float
+    revision: int
+    def __init__(self, change: _Optional[str] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., requester: _Optional[str] = ..., unix_s: _Optional[float] = ..., revision: _Optional[int] = ...) -> None: ...
 
 class JobCounters(_message.Message):
     __slots__ = ("applied", "discarded", "rejected", "duplicates", "rounds_void")
@@ -1019,7 +1076,14 @@ class JobCounters(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., discarded: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicates: _Optional[int] = ..., rounds_void: _Optional[int] = ...) -> None: ...
 
 class GetJobResponse(_message.Message):
-    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest")
+    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest", "schedules", "history")
+    class SchedulesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Schedule
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Schedule, _Mapping]] = ...) -> None: ...
     HEADER_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
@@ -1029,6 +1093,8 @@ class GetJobResponse(_message.Message):
     WAITING_FOR_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULES_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     header: Header
     state: JobState
     spec: JobSpec
@@ -1038,7 +1104,9 @@ class GetJobResponse(_message.Message):
     waiting_for: str
     revision: int
     layout_digest: bytes
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ...) -> None: ...
+    schedules: _containers.MessageMap[str, Schedule]
+    history: _containers.RepeatedCompositeFieldContainer[HistoryEntry]
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., history: _Optional[_Iterable[_Union[HistoryEntry, _Mapping]]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -1069,7 +1137,7 @@ class ListJobsResponse(_message.Message):
     def __init__(self, jobs: _Optional[_Iterable[_Union[JobSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateJobRequest(_message.Message):
-    __slots__ = ("job", "request_id", "expected_revision", "at_step", "schedules", "state")
+    __slots__ = ("job", "request_id", "expected_revision", "at_step", "schedules", "state", "requester")
     class SchedulesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1083,21 +1151,25 @@ class UpdateJobRequest(_message.Message):
     AT_STEP_FIELD_NUMBER: _ClassVar[int]
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
     job: str
     request_id: str
     expected_revision: int
     at_step: int
     schedules: _containers.MessageMap[str, Schedule]
     state: JobState
-    def __init__(self, job: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_revision: _Optional[int] = ..., at_step: _Optional[int] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., state: _Optional[_Union[JobState, str]] = ...) -> None: ...
+    requester: str
+    def __init__(self, job: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_revision: _Optional[int] = ..., at_step: _Optional[int] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., state: _Optional[_Union[JobState, str]] = ..., requester: _Optional[str] = ...) -> None: ...
 
 class UpdateJobResponse(_message.Message):
-    __slots__ = ("header", "revision")
+    __slots__ = ("header", "revision", "at_step")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    AT_STEP_FIELD_NUMBER: _ClassVar[int]
     header: Header
     revision: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+    at_step: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., revision: _Optional[int] = ..., at_step: _Optional[int] = ...) -> None: ...
 
 class DeleteJobRequest(_message.Message):
     __slots__ = ("job",)
@@ -1124,18 +1196,22 @@ class CreateSnapshotResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., snapshot: _Optional[str] = ...) -> None: ...
 
 class StartRangeTestRequest(_message.Message):
-    __slots__ = ("job", "lr_start", "lr_end", "steps", "request_id")
+    __slots__ = ("job", "lr_start", "lr_end", "steps", "request_id", "sweep", "requester")
     JOB_FIELD_NUMBER: _ClassVar[int]
     LR_START_FIELD_NUMBER: _ClassVar[int]
     LR_END_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    SWEEP_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
     job: str
     lr_start: float
     lr_end: float
     steps: int
     request_id: str
-    def __init__(self, job: _Optional[str] = ..., lr_start: _Optional[float] = ..., lr_end: _Optional[float] = ..., steps: _Optional[int] = ..., request_id: _Optional[str] = ...) -> None: ...
+    sweep: Sweep
+    requester: str
+    def __init__(self, job: _Optional[str] = ..., lr_start: _Optional[float] = ..., lr_end: _Optional[float] = ..., steps: _Optional[int] = ..., request_id: _Optional[str] = ..., sweep: _Optional[_Union[Sweep, str]] = ..., requester: _Optional[str] = ...) -> None: ...
 
 class StartRangeTestResponse(_message.Message):
     __slots__ = ("header",)
@@ -1150,18 +1226,26 @@ class GetRangeTestRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class GetRangeTestResponse(_message.Message):
-    __slots__ = ("header", "rounds", "done", "lr_base", "lr_max")
+    __slots__ = ("header", "rounds", "done", "lr_base", "lr_max", "end", "explanation", "smoothed", "request_id")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     LR_BASE_FIELD_NUMBER: _ClassVar[int]
     LR_MAX_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    SMOOTHED_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     header: Header
     rounds: _containers.RepeatedCompositeFieldContainer[RoundStatus]
     done: bool
     lr_base: float
     lr_max: float
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., done: bool = ..., lr_base: _Optional[float] = ..., lr_max: _Optional[float] = ...) -> None: ...
+    end: RangeTestEnd
+    explanation: str
+    smoothed: _containers.RepeatedScalarFieldContainer[float]
+    request_id: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., done: bool = ..., lr_base: _Optional[float] = ..., lr_max: _Optional[float] = ..., end: _Optional[_Union[RangeTestEnd, str]] = ..., explanation: _Optional[str] = ..., smoothed: _Optional[_Iterable[float]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
     __slots__ = ("job", "worker", "layout_digest")

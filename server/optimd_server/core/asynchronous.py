@@ -53,7 +53,7 @@ class AsyncRounds(Rounds):
     def advance(self, now_s: float) -> list[Effect]:
         """Close round after round until one takes time or none is left."""
         effects: list[Effect] = []
-        while self.queue and not self.closing and not self.state.finished:
+        while self.queue and not self.closing and not self.state.finished and not self.state.held:
             committed = self.queue.popleft()
             old = self.too_old(committed.push)
             if old is not None:
@@ -71,6 +71,11 @@ class AsyncRounds(Rounds):
             effects += self.settle_finished(self.queue.popleft().push)
         return effects
 
+    def start_over(self) -> list[Effect]:
+        """Nothing of the queue counts."""
+        queue, self.queue = self.queue, deque()
+        return [effect for committed in queue for effect in self.settle_lineage_changed(committed.push)]
+
     def waiting_for(self, now_s: float) -> str:
         """Nothing, or anybody."""
         if self.state.finished or self.closing or self.queue or len(self.state.members):
@@ -84,4 +89,4 @@ class AsyncRounds(Rounds):
     def check_invariants(self) -> None:
         """Assert what must hold after every event."""
         super().check_invariants()
-        assert not (self.queue and self.closing is None), "a push waits for nothing"
+        assert self.state.held or not (self.queue and self.closing is None), "a push waits for nothing"

@@ -152,10 +152,36 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Updated:
+    """Answer: the change has this revision and holds from this step on."""
+
+    revision: int
+    at_step: int
+
+
+@dataclass(frozen=True)
+class RangeTestTaken:
+    """Answer: the range test runs, or has run."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Command: put parameters and slots aside, come back with Kept."""
+
+
+@dataclass(frozen=True)
+class PutBackKept:
+    """Command: parameters and slots are as they were put aside, at `step`; come back with PutBack."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class RoundRecord:
     """ROUND: one applied update, with the outcome of every push behind it.
 
-    `rule_count` counts the rule's updates before this one; `memories` is what the rule remembers after it.
+    `rule_count` counts the rule's updates before this one; `memories` is what the rule remembers after it;
+    `hyper_parameters` are those that are scheduled, lr apart.
     """
 
     step: int
@@ -165,6 +191,7 @@ class RoundRecord:
     loss: float | None
     contributions: tuple[Contribution, ...]
     outcomes: tuple[tuple[str, int, Outcome], ...]
+    hyper_parameters: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -187,7 +214,11 @@ class MemberRecord:
 
 @dataclass(frozen=True)
 class ControlRecord:
-    """CONTROL: a change of the job itself: "uploader" (value: its token) or "ready" (value: the lineage)."""
+    """CONTROL: a change of the job itself.
+
+    "uploader" (value: its token), "ready" (the lineage), "update" (its revision, step and words), "range test" (its
+    sweep), "put back" (the lineage).
+    """
 
     change: str
     value: str
@@ -205,6 +236,10 @@ Effect = (
     | DropStaging
     | Prepare
     | Apply
+    | Updated
+    | RangeTestTaken
+    | Keep
+    | PutBackKept
     | RoundRecord
     | OutcomeRecord
     | MemberRecord

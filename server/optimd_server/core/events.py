@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from optimdpb.specs import Schedule
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,58 @@ class Applied:
 
 
 @dataclass(frozen=True)
+class UpdateRequested:
+    """Somebody wants other schedules from a step on, or the job to pause or go on. Answered by Updated.
+
+    at_step: None for the earliest; paused: None leaves that as it is; unix_s: when it was asked for.
+    """
+
+    request_id: str
+    requester: str
+    unix_s: float
+    expected_revision: int | None
+    at_step: int | None
+    schedules: tuple[tuple[str, Schedule], ...]
+    paused: bool | None
+
+
+@dataclass(frozen=True)
+class RangeTestRequested:
+    """Somebody wants a range test: `steps` updates from lr_start to lr_end, "exponential" or "linear".
+
+    `lineage` is a fresh random id, for the parameters that are put back at its end.
+    """
+
+    request_id: str
+    requester: str
+    unix_s: float
+    lr_start: float
+    lr_end: float
+    steps: int
+    sweep: str
+    lineage: str
+
+
+@dataclass(frozen=True)
+class RangeTestStopRequested:
+    """The range test, if one runs, must end now."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Every shard has put its state aside; or, for want of memory, none has."""
+
+    done: bool
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Every shard has its state of before, at `step`."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Ticked:
     """Time passed. The runtime sends one every tick_interval_s."""
 
@@ -119,5 +172,10 @@ Event = (
     | PushCommitted
     | Prepared
     | Applied
+    | UpdateRequested
+    | RangeTestRequested
+    | RangeTestStopRequested
+    | Kept
+    | PutBack
     | Ticked
 )

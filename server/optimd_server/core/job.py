@@ -12,6 +12,7 @@ from optimdpb.specs import Async, JobSpec, Ssp, Sync
 
 from optimd_server.core.arithmetic import Committed
 from optimd_server.core.asynchronous import AsyncRounds
+from optimd_server.core.control import Control
 from optimd_server.core.effects import (
     Answered,
     BecameReady,
@@ -31,13 +32,18 @@ from optimd_server.core.events import (
     CreateRequested,
     Event,
     JoinRequested,
+    Kept,
     LeaveRequested,
     Prepared,
     Push,
     PushCommitted,
     PushOffered,
+    PutBack,
+    RangeTestRequested,
+    RangeTestStopRequested,
     SignOfLife,
     Ticked,
+    UpdateRequested,
     UploadCompleted,
     UploadProgressed,
     Version,
@@ -65,6 +71,7 @@ class JobMachine:
         self.state = JobState(spec, lease_s)
         self.state.members.last_epoch = epochs_from - 1
         self.rounds = _rounds_of(self.state)
+        self.control = Control(self.state, self.rounds)
         self._tick_interval_s = tick_interval_s
         self._last_tick_s: float | None = None
 
@@ -84,10 +91,13 @@ class JobMachine:
         effects = self._take(event, now_s)
         if not self.state.creation.ready:
             return effects
-        effects += self._set_aside() + self.rounds.advance(now_s)
-        while self.state.broken:
-            effects += self._set_aside() + self.rounds.advance(now_s)
+        effects += self._advance(now_s)
+        while self.state.broken or self.control.is_due:
+            effects += self._advance(now_s)
         return effects
+
+    def _advance(self, now_s: float) -> list[Effect]:
+        return self._set_aside() + self.control.advance(now_s) + self.rounds.advance(now_s)
 
     def _take(self, event: Event, now_s: float) -> list[Effect]:
         match event:
@@ -108,6 +118,19 @@ class JobMachine:
                 return self._remove(self.state.members.check(event.worker, event.epoch), "left")
             case Ticked():
                 return self._tick(now_s)
+            case UpdateRequested():
+                self._check_ready()
+                return self.control.update(event)
+            case RangeTestRequested():
+                self._check_ready()
+                return self.control.start_range_test(event)
+            case RangeTestStopRequested():
+                self.control.stop_range_test()
+                return []
+            case Kept():
+                return self.control.kept(event)
+            case PutBack():
+                return self.control.put_back(event)
             case CreateRequested():
                 return self._create(event.worker, now_s)
             case UploadProgressed():
@@ -137,7 +160,7 @@ class JobMachine:
         creation = self.state.creation
         if not creation.ready:
             return f"the job waits for its parameters{f' from {creation.uploader}' if creation.uploader else ''}"
-        return self.rounds.waiting_for(now_s)
+        return self.control.waiting_for() or self.rounds.waiting_for(now_s)
 
     def check_invariants(self) -> None:
         """Assert what must hold after every event."""
@@ -243,8 +266,7 @@ class JobMachine:
             return self.rounds.settle_finished(push)
         if old is not None:
             return self.rounds.settle(push, Status.DISCARDED, *old)
-        detail = f"its base lineage is {push.base.lineage[:32]!r}, the job's is {state.lineage!r}"
-        return self.rounds.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
+        return self.rounds.settle_lineage_changed(push)
 
     def _offer(self, push: Push, now_s: float) -> list[Effect]:
         return self._admit(push, now_s) or [Proceed()]

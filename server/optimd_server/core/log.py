@@ -11,9 +11,10 @@ from typing import Any, get_args
 
 import numpy as np
 from optimdpb.errors import Refused
+from optimdpb.specs.text import schedule_from_text, schedule_to_text
 
 from optimd_server.core.effects import Effect
-from optimd_server.core.events import Event, Prepared, Push, Version
+from optimd_server.core.events import Event, Prepared, Push, UpdateRequested, Version
 from optimd_server.core.job import JobMachine
 
 Plain = dict[str, Any]
@@ -26,6 +27,8 @@ def plain_event(event: Event) -> Plain:
     fields = dataclasses.asdict(event)
     if isinstance(event, Prepared):
         fields["sums"] = event.sums.tolist()
+    if isinstance(event, UpdateRequested):
+        fields["schedules"] = [[name, schedule_to_text(schedule)] for name, schedule in event.schedules]
     return {"event": type(event).__name__, **fields}
 
 
@@ -38,6 +41,8 @@ def event_of(plain: Plain) -> Event:
         fields["push"] = Push(**{**push, "base": Version(**push["base"])})
     if "sums" in fields:
         fields["sums"] = np.array(fields["sums"], np.float64)
+    if "schedules" in fields:
+        fields["schedules"] = tuple((name, schedule_from_text(text)) for name, text in fields["schedules"])
     event: Event = kind(**fields)
     return event
 

@@ -33,13 +33,15 @@ NAMED_MAX = 10
 class Rounds(ABC):
     """The rounds of one job. `state` is shared with the machine that owns it.
 
-    `closing` is the round whose update is on its way, with the pushes behind it in `closing_pushes`, by worker.
+    `closing` is the round whose update is on its way, with the pushes behind it in `closing_pushes`, by worker,
+    and the hyper-parameters that are scheduled in `closing_values`.
     """
 
     def __init__(self, state: JobState) -> None:
         self.state = state
         self.closing: Closing | None = None
         self.closing_pushes: dict[str, Committed] = {}
+        self.closing_values: dict[str, float] = {}
 
     @abstractmethod
     def commit(self, committed: Committed) -> None:
@@ -59,11 +61,15 @@ class Rounds(ABC):
 
     @abstractmethod
     def advance(self, now_s: float) -> list[Effect]:
-        """Open and close rounds as far as possible."""
+        """Open and close rounds as far as possible, none while the state is held."""
 
     @abstractmethod
     def waiting_for(self, now_s: float) -> str:
         """What the rounds wait for, in words; empty if for nothing."""
+
+    @abstractmethod
+    def start_over(self) -> list[Effect]:
+        """The job has another lineage, no round is closing: what was to come on the old one is discarded."""
 
     @abstractmethod
     def unanswered(self) -> list[Committed]:
@@ -102,6 +108,11 @@ class Rounds(ABC):
         """DISCARDED(FINISHED)."""
         return self.settle(push, Status.DISCARDED, Reason.FINISHED, f"the job finished at step {self.state.step}")
 
+    def settle_lineage_changed(self, push: Push) -> list[Effect]:
+        """DISCARDED(LINEAGE_CHANGED)."""
+        detail = f"its base lineage is {push.base.lineage[:32]!r}, the job's is {self.state.lineage!r}"
+        return self.settle(push, Status.DISCARDED, Reason.LINEAGE_CHANGED, detail)
+
     def _settled(self, push: Push, outcome: Outcome) -> list[Effect]:
         """Every outcome comes by here, once. Returns its answer, if it may be told now."""
         self.state.record(push, outcome)
@@ -114,9 +125,10 @@ class Rounds(ABC):
         culprits = arithmetic.too_large(parts, pushes)
         if not parts or culprits:
             return self._void(pushes, culprits)
-        rate = state.learning_rate()
-        self.closing = Closing(state.plan, state.step, rate, state.rule_count, state.memories, parts)
-        self.closing_pushes = pushes
+        rate, values = state.learning_rate(), state.clock.values(state.step)
+        plan = state.plan_under(values)
+        self.closing = Closing(plan, state.step, rate, state.rule_count, state.memories, parts)
+        self.closing_pushes, self.closing_values = pushes, values
         return [self.closing.command()]
 
     def _void(self, pushes: dict[str, Committed], culprits: set[str]) -> list[Effect]:
@@ -170,7 +182,9 @@ class Rounds(ABC):
             arithmetic.mean_loss(pushes.values()),
             closing.contributions,
             tuple(outcomes),
+            tuple(sorted(self.closing_values.items())),
         )
+        state.heard(state.last_round, [committed.push.loss for committed in pushes.values()])
         return [state.last_round, *answers]
 
     def check_invariants(self) -> None:

@@ -1,6 +1,7 @@
 """A job's state as plain values and back: all that a snapshot must hold beside vectors and specification.
 
-Pushes without an outcome are not part of it: their seq counts as never taken, and their workers send them again.
+A range test on its way is not part of it; one that has ended is. Pushes without an outcome are not part of it: their
+seq counts as never taken, and their workers send them again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 
 from optimd_server.core.effects import Contribution, RoundRecord
 from optimd_server.core.job import JobMachine
+from optimd_server.core.range_test import RangeTest
 from optimd_server.core.state import Counters, HistoryEntry, JobState
 
 Plain = dict[str, Any]
@@ -26,6 +28,8 @@ def saved_state(machine: JobMachine) -> Plain:
         "opened": state.opened,
         "counters": dataclasses.asdict(state.counters),
         "last_round": None if state.last_round is None else _plain_round(state.last_round),
+        "clock": state.clock.saved(),
+        "range_test": None if state.range_test is None or state.range_test.active else state.range_test.saved(),
         "history": [dataclasses.asdict(entry) for entry in state.history],
         "members": state.members.saved(),
         "ledger": state.ledger.saved(),
@@ -51,6 +55,8 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.counters = Counters(**saved["counters"])
     state.last_round = None if saved["last_round"] is None else _round(saved["last_round"])
     state.history = [HistoryEntry(**entry) for entry in saved["history"]]
+    state.clock.restore(saved["clock"])
+    state.range_test = None if saved["range_test"] is None else RangeTest.restored(saved["range_test"])
     state.members.restore(saved["members"], now_s)
     machine.start_clock(now_s)
     if fresh_lineage is None:
@@ -77,10 +83,13 @@ def _plain_round(record: RoundRecord) -> Plain:
         "memories": [list(memory) for memory in record.memories],
         "loss": record.loss,
         "contributions": [dataclasses.asdict(part) for part in record.contributions],
+        "hyper_parameters": [list(value) for value in record.hyper_parameters],
     }
 
 
 def _round(saved: Plain) -> RoundRecord:
     memories = tuple(tuple(memory) for memory in saved["memories"])
     parts = tuple(Contribution(**part) for part in saved["contributions"])
-    return RoundRecord(**{**saved, "memories": memories, "contributions": parts, "outcomes": ()})
+    values = tuple((name, value) for name, value in saved["hyper_parameters"])
+    known = {"memories": memories, "contributions": parts, "hyper_parameters": values, "outcomes": ()}
+    return RoundRecord(**{**saved, **known})

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from optimdpb.specs import JobSpec
 
+from optimd_server.core.clock import Clock
 from optimd_server.core.creation import Creation
 from optimd_server.core.effects import Outcome, Reason, RoundRecord, Status
 from optimd_server.core.events import Push
 from optimd_server.core.ledger import Ledger
 from optimd_server.core.members import Member, Members
-from optimd_server.optimizers import plan_of
-from optimd_server.schedules import value_at
+from optimd_server.core.range_test import Point, RangeTest
+from optimd_server.optimizers import Plan, plan_of
 
 HISTORY_KEPT = 1000
 
@@ -30,15 +32,21 @@ class Counters:
 
 @dataclass(frozen=True)
 class HistoryEntry:
-    """One change of the job itself: "ready", "restored", "restored with loss"; where the job was after it."""
+    """One change of the job itself, in words, the lineage then, and the step from which it holds.
+
+    requester, unix_s: who asked for it and when, "" and 0 if nobody did; revision: 0 for what UpdateJob did not make.
+    """
 
     change: str
     lineage: str
     step: int
+    requester: str = ""
+    unix_s: float = 0.0
+    revision: int = 0
 
 
 class JobState:
-    """Specification, version, members and outcomes of one job.
+    """Specification, version, members, outcomes and clock of one job.
 
     `rule_count` counts the rule's updates, `memories` is what it remembers beside its slots. `opened`: whether a round
     ever was. `history` is bounded.
@@ -50,6 +58,8 @@ class JobState:
         self.step = 0
         self.rule_count = 0
         self.plan = plan_of(spec)
+        self.clock = Clock(spec.optimizer)
+        self.range_test: RangeTest | None = None
         self.memories = self.plan.first_memories()
         self.counters = Counters()
         self.opened = False
@@ -61,18 +71,47 @@ class JobState:
         self.ledger = Ledger()
         self.creation = Creation(lease_s)
 
-    def note(self, change: str) -> None:
-        """Add to the history."""
-        self.history = [*self.history, HistoryEntry(change, self.lineage, self.step)][-HISTORY_KEPT:]
+    def note(
+        self, change: str, *, step: int | None = None, requester: str = "", unix_s: float = 0.0, revision: int = 0
+    ) -> None:
+        """Add to the history. step: None for the step now."""
+        entry = HistoryEntry(change, self.lineage, self.step if step is None else step, requester, unix_s, revision)
+        self.history = [*self.history, entry][-HISTORY_KEPT:]
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether a range test makes the updates."""
+        return self.range_test is not None and self.range_test.sweeping
+
+    @property
+    def held(self) -> bool:
+        """Whether no round may open or close."""
+        return self.clock.paused or (self.range_test is not None and self.range_test.halfway)
 
     @property
     def finished(self) -> bool:
-        """Whether t has reached steps_max."""
-        return self.spec.steps_max is not None and self.step >= self.spec.steps_max
+        """Whether t has reached steps_max; a range test may go beyond it and comes back."""
+        return self.spec.steps_max is not None and self.step >= self.spec.steps_max and not self.sweeping
 
     def learning_rate(self) -> float:
         """lr(t), the rate of the coming update."""
-        return value_at(self.spec.optimizer.lr, self.step)
+        if self.range_test is not None and self.range_test.sweeping:
+            return self.range_test.rate(self.step)
+        return self.clock.rate(self.step)
+
+    def plan_under(self, values: Mapping[str, float]) -> Plan:
+        """The rule with the hyper-parameters in force, and these values for those that are scheduled."""
+        if self.plan.optimizer is not self.clock.optimizer:
+            self.plan = self.plan.under(self.clock.optimizer)
+        return self.plan.under(self.clock.optimizer.at(values)) if values else self.plan
+
+    def heard(self, record: RoundRecord, losses: Iterable[float | None]) -> None:
+        """A round was applied. losses: as its workers reported them."""
+        if self.range_test is not None and self.range_test.sweeping:
+            point = Point(record.step, record.learning_rate, record.loss, len(record.contributions))
+            self.range_test.take(point, losses)
+        else:
+            self.clock.hear(record.step, record.loss)
 
     def outcome(self, push: Push, status: Status, reason: Reason, detail: str) -> Outcome:
         """The outcome of a push as things stand now."""
@@ -94,7 +133,10 @@ class JobState:
             self.counters.discarded += 1
             return
         self.counters.rejected += 1
-        if member is not None:
+        if self.range_test is not None and self.range_test.sweeping:
+            if outcome.reason in (Reason.NON_FINITE, Reason.TOO_LARGE):
+                self.range_test.reject(push.worker, outcome.detail)
+        elif member is not None:
             member.rejections += 1
             limit = self.spec.rejections_max
             if limit is not None and member.rejections == limit:

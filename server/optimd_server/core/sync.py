@@ -100,7 +100,7 @@ class SyncRounds(Rounds):
     def advance(self, now_s: float) -> list[Effect]:
         """Open and close rounds as far as possible, but none before those who are broken are set aside."""
         effects: list[Effect] = []
-        while not self.closing and not self.state.broken:
+        while not self.closing and not self.state.broken and not self.state.held:
             if self.round is None:
                 if self.state.finished or len(self.state.members) < self._workers_to_open():
                     break
@@ -121,6 +121,14 @@ class SyncRounds(Rounds):
             for name in sorted(held):
                 effects += self.settle_finished(held[name].push)
         return effects
+
+    def start_over(self) -> list[Effect]:
+        """The open round is given up, with what is held."""
+        given_up, self.held = self.unanswered(), {}  # a worker may be there twice, under an older epoch in the round
+        effects: list[Effect] = []
+        for committed in sorted(given_up, key=lambda committed: (committed.push.worker, committed.push.epoch)):
+            effects += self.settle_lineage_changed(committed.push)
+        return effects + (self._end_round() if self.round is not None else [])
 
     def waiting_for(self, now_s: float) -> str:
         """What the rounds wait for, in words; empty if for nothing."""

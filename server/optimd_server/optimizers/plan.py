@@ -6,6 +6,7 @@ or a clip by tensor needs it. Frozen tensors and buffers have none.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -27,16 +28,17 @@ Memories = tuple[Memory, ...]
 class Plan:
     """The rule of one job over its tensors.
 
-    rule; tensor_rows: the row of each tensor, or NO_ROW; buffers: whether each tensor is a buffer; row_count.
-    piece_starts: the first piece of each tensor, and the number of pieces at the end.
+    rule; optimizer: its hyper-parameters; tensor_rows: the row of each tensor, or NO_ROW; buffers: whether each tensor
+    is a buffer; row_count; piece_starts: the first piece of each tensor, and the number of pieces at the end.
     """
 
     def __init__(self, spec: JobSpec, rules: tuple[Rule, ...]) -> None:
         self.rule = _rule_for(spec.optimizer, rules)
         self.buffers = tuple(tensor.kind == "buffer" for tensor in spec.layout.tensors)
         self._clip: Clip | None = spec.clip
-        self._base = spec.optimizer
-        self._specs = (spec.optimizer, *(group.optimizer(spec.optimizer) for group in spec.groups))
+        self.optimizer = spec.optimizer
+        self._groups = spec.groups
+        self._specs = self._of_groups()
         self._multipliers = (1.0, *(group.lr_multiplier for group in spec.groups))
         frozen = (False, *(group.frozen for group in spec.groups))
         groups = [0 if place is None else place + 1 for place in group_of_tensors(spec.layout, spec.groups)]
@@ -47,6 +49,16 @@ class Plan:
         self._row_groups = groups if self._by_tensor else list(range(len(self._specs)))
         counts = (-(-tensor.elements // PIECE_ELEMENTS) for tensor in spec.layout.tensors)
         self.piece_starts = (0, *itertools.accumulate(counts))
+
+    def under(self, optimizer: Optimizer) -> Plan:
+        """The same plan with other hyper-parameters of the same rule; groups keep their own."""
+        plan = copy.copy(self)
+        plan.optimizer = optimizer
+        plan._specs = plan._of_groups()
+        return plan
+
+    def _of_groups(self) -> tuple[Optimizer, ...]:
+        return (self.optimizer, *(group.optimizer(self.optimizer) for group in self._groups))
 
     @property
     def row_count(self) -> int:
@@ -88,7 +100,7 @@ class Plan:
         if sums is not None and self.rule.ratio is None:
             totals = (self._total(sums[0]), self._total(sums[1]))
         if self.rule.whole_job:
-            return (self.rule.remember(self._base, k, lr, memories[0], totals),) * len(memories)
+            return (self.rule.remember(self.optimizer, k, lr, memories[0], totals),) * len(memories)
         return tuple(
             self.rule.remember(spec, k, lr * multiplier, memory, totals)
             for spec, multiplier, memory in zip(self._specs, self._multipliers, memories, strict=True)

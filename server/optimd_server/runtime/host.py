@@ -25,12 +25,24 @@ from optimd_server.core.effects import (
     DropStaging,
     Effect,
     Joined,
+    Keep,
     MemberRecord,
     Outcome,
     Pending,
     Prepare,
+    PutBackKept,
 )
-from optimd_server.core.events import Applied, Event, JoinRequested, Prepared, Push, Version
+from optimd_server.core.events import (
+    Applied,
+    Event,
+    JoinRequested,
+    Kept,
+    Prepared,
+    Push,
+    PutBack,
+    RangeTestStopRequested,
+    Version,
+)
 from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import Float32s
 from optimd_server.runtime.budget import JobStaging, StagingBudget
@@ -42,6 +54,9 @@ from optimd_server.state import StagedGradient
 from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
+
+# What the core asks of the shards.
+Command = Prepare | Apply | Keep | PutBackKept
 
 
 @dataclass(frozen=True)
@@ -96,7 +111,11 @@ class JobHost:
         state = self.machine.state
         if not state.creation.ready:
             return "INITIALIZING"
-        return "FINISHED" if state.finished else "READY"
+        if state.range_test is not None and state.range_test.active:
+            return "RANGE_TEST"
+        if state.finished:
+            return "FINISHED"
+        return "PAUSED" if state.clock.paused else "READY"
 
     def now_s(self) -> float:
         """The job's monotonic clock."""
@@ -126,12 +145,12 @@ class JobHost:
                     log.warning("job %s: worker %s was set aside, epoch %d", self.name, effect.worker, effect.epoch)
             case BecameReady():
                 self.ready.set()
-            case Prepare() | Apply():
+            case Prepare() | Apply() | Keep() | PutBackKept():
                 self._command(effect)
             case _:
                 pass  # answers to the caller, and records for a journal
 
-    def _command(self, command: Prepare | Apply) -> None:
+    def _command(self, command: Command) -> None:
         if self._inline:
             try:
                 event = self._carry_out(command)
@@ -144,7 +163,7 @@ class JobHost:
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
 
-    async def _carry_out_on_threads(self, command: Prepare | Apply) -> None:
+    async def _carry_out_on_threads(self, command: Command) -> None:
         try:
             async with self._slabs_still:
                 event = await asyncio.to_thread(self._carry_out, command)
@@ -152,15 +171,22 @@ class JobHost:
         except Exception as error:  # the update may be half done: nothing of this job can be trusted any more
             self._give_up_on(command, error)
 
-    def _give_up_on(self, command: Prepare | Apply, error: Exception) -> None:
+    def _give_up_on(self, command: Command, error: Exception) -> None:
         log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=error)
         self._on_fatal(error)
 
-    def _carry_out(self, command: Prepare | Apply) -> Prepared | Applied:
-        if isinstance(command, Prepare):
-            return Prepared(command.step, self.shards.prepare(command, self._run))
-        self.shards.apply(command, self._run)
-        return Applied(command.step)
+    def _carry_out(self, command: Command) -> Prepared | Applied | Kept | PutBack:
+        match command:
+            case Prepare():
+                return Prepared(command.step, self.shards.prepare(command, self._run))
+            case Apply():
+                self.shards.apply(command, self._run)
+                return Applied(command.step)
+            case Keep():
+                return Kept(self.shards.keep())
+            case PutBackKept():
+                self.shards.put_back(command.step)
+                return PutBack(command.step)
 
     def join(self, worker: str) -> Joined:
         """Make the worker a member under a fresh epoch. Raises Refused(BACKLOG_FULL, JOB_NOT_READY)."""
@@ -248,7 +274,9 @@ class JobHost:
         return Snapshot(self.name, self.spec, state, images)
 
     async def drain(self) -> None:
-        """Wait for the update that is on its way."""
+        """Wait for the update that is on its way; end a range test."""
+        if self.state_name == "RANGE_TEST":
+            self.handle(RangeTestStopRequested())
         while self._commands:
             await asyncio.wait(self._commands)
 

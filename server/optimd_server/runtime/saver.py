@@ -41,9 +41,8 @@ class Saver:
         self._store.mark_running()
 
     async def save(self, host: JobHost) -> Path:
-        """Raises Refused(JOB_NOT_READY, STORAGE_FAILED); then the older snapshots are as they were."""
-        if not host.ready.is_set():
-            raise Refused("JOB_NOT_READY", "the job has no parameters to save", job=host.name, state=host.state_name)
+        """Raises Refused(JOB_NOT_READY, WRONG_STATE, STORAGE_FAILED); then the older snapshots are as they were."""
+        _check_savable(host)
         async with self._saving:
             image = await host.image()
             try:
@@ -64,3 +63,11 @@ class Saver:
     def close(self) -> None:
         """Let another server use the directory."""
         self._store.close()
+
+
+def _check_savable(host: JobHost) -> None:
+    if not host.ready.is_set():
+        raise Refused("JOB_NOT_READY", "the job has no parameters to save", job=host.name, state=host.state_name)
+    if host.state_name == "RANGE_TEST":
+        message = "expected no range test on its way: what it does is not to be kept"
+        raise Refused("WRONG_STATE", message, job=host.name, state=host.state_name)

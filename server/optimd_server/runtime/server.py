@@ -36,7 +36,11 @@ class Runtime:
     """
 
     def __init__(
-        self, config: ServerConfig, clock: Callable[[], float] = time.monotonic, store: Store | None = None
+        self,
+        config: ServerConfig,
+        clock: Callable[[], float] = time.monotonic,
+        store: Store | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.config = config
         self.incarnation = secrets.token_hex(16)
@@ -44,6 +48,8 @@ class Runtime:
         self.draining = False
         self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._clock = clock
+        # Seconds since 1970, for the history alone.
+        self.unix_s = wall_clock
         self._threads = KernelThreads(config.threads)
         self._budget = StagingBudget(config.staging_bytes_max)
         if store is None and config.data_dir is not None:

@@ -77,6 +77,22 @@ class ShardGroup:
         for shard in self.shards:
             shard.apply(command, run)
 
+    def keep(self) -> bool:
+        """Put the state of every shard aside; False, with nothing put aside, if there is no memory for it."""
+        try:
+            for shard in self.shards:
+                shard.keep()
+        except MemoryError:
+            for shard in self.shards:
+                shard.drop_kept()
+            return False
+        return True
+
+    def put_back(self, step: int) -> None:
+        """The state of every shard is again as keep() found it, at `step`."""
+        for shard in self.shards:
+            shard.put_back(step)
+
     def each_chunk(self, take: Callable[[int, Float32s], None]) -> None:
         """Call take(offset_bytes, values) for consecutive runs of the parameters, each at most half a chunk's bytes."""
         elements_max = self._chunk_bytes_max // 2 // 4

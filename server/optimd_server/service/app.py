@@ -8,6 +8,7 @@ from grpc_reflection.v1alpha import reflection
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.runtime import Runtime
+from optimd_server.service.changes import ChangeService
 from optimd_server.service.dispatch import Gate, generic_handler
 from optimd_server.service.jobs import JobService
 from optimd_server.service.workers import WorkerService
@@ -32,7 +33,7 @@ class Service:
         self._server = grpc.aio.server(options=_OPTIONS)
         gate = Gate(runtime.config.calls_max)
         services = {
-            "JobService": JobService(runtime).methods(),
+            "JobService": {**JobService(runtime).methods(), **ChangeService(runtime).methods()},
             "WorkerService": WorkerService(runtime).methods(),
             "ShardService": {},
         }

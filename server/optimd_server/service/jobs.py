@@ -16,6 +16,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import UploadCompleted, UploadProgressed
 from optimd_server.runtime import JobHost, Runtime
+from optimd_server.service.changes import put_changes
 from optimd_server.service.dispatch import Method
 from optimd_server.service.messages import (
     check_layout,
@@ -118,6 +119,7 @@ class JobService:
             waiting_for=host.machine.waiting_for(now_s),
             layout_digest=host.spec.layout.digest,
         )
+        put_changes(response, state)
         for rank, member in enumerate(state.members):
             account = state.ledger.find(member.worker, member.epoch)
             lease_left = duration_pb2.Duration()

@@ -137,6 +137,7 @@ def round_to_proto(record: RoundRecord) -> pb.RoundStatus:
         learning_rate=record.learning_rate,
         loss=record.loss,
         contributions=len(record.contributions),
+        hyper_parameters=dict(record.hyper_parameters),
     )
 
 

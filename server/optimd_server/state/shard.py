@@ -55,6 +55,7 @@ class Shard:
         self._wholes: dict[tuple[str, int], Float32s] = {}
         self._free: list[Float32s] = []
         self._reduced: Float32s | None = None
+        self._kept: tuple[Float32s, ...] = ()
         self._reduced_step = -1
         self._delay_strength = np.float32(delay[0] if delay else 0.0)
         self._past = PastVersions(delay[1], elements) if delay else None
@@ -138,6 +139,23 @@ class Shard:
             run(self._reducer(self.parameters, shares, self._buffer_blocks), len(self._buffer_blocks))
         self.step = step + 1
         self._reduced_step = -1
+
+    def keep(self) -> None:
+        """Put parameters and slots aside; nothing may be applied meanwhile. Raises MemoryError."""
+        self._kept = tuple(vector.copy() for vector in self.vectors)
+
+    def drop_kept(self) -> None:
+        """Free what keep() put aside."""
+        self._kept = ()
+
+    def put_back(self, step: int) -> None:
+        """Parameters and slots are again as keep() found them, at `step`."""
+        for vector, kept in zip(self.vectors, self._kept, strict=True):
+            np.copyto(vector, kept)
+        self._kept = ()
+        self.step, self._reduced_step = step, -1
+        if self._past is not None:
+            self._past.clear()
 
     def _reduce(self, command: Prepare | Apply, run: RunOnThreads) -> Sources:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""

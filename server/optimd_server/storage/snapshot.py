@@ -32,7 +32,7 @@ from optimd_server.optimizers import plan_of
 
 Float32s = NDArray[np.float32]
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 _READ_BYTES = 8 << 20
 

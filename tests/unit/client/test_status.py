@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from typing import Any
 
 import optimd
@@ -11,12 +12,14 @@ import pytest
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from optimd import status
-from optimd.results import JobStatus, WorkerStatus
+from optimd.results import HistoryEntry, JobStatus, WorkerStatus
 from optimd.transport import CallLost, CallThrottled
 from optimdpb.v1 import optimd_pb2 as pb
 
 ADDRESS = "127.0.0.1:50051"
 WAITING_FOR = "round 812 waits for w3 (last seen 4.1 s ago, lease 10 s)"
+
+CHANGED = HistoryEntry("lr = constant(lr=0.1)", "0" * 32, 900, "ada@lab", 1e9, 3)
 
 
 def worker(name: str, rank: int = 0, **fields: Any) -> WorkerStatus:
@@ -74,6 +77,20 @@ def test_what_is_not_there_is_not_shown() -> None:
         assert absent not in text
 
 
+def test_schedules_and_changes_are_shown() -> None:
+    ready = replace(CHANGED, change="ready", step=0, requester="", unix_s=0.0, revision=0)
+    held = replace(CHANGED, change="paused", step=800, requester="", revision=2)
+    schedules = {"beta1": "constant(lr=0.8)", "lr": "sgdr(lr_max=0.001, lr_min=1e-05, period=500)"}
+    text = status.job_text("j", job(schedules=schedules, history=(ready, held, CHANGED)))
+    asked = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1e9))
+    assert text.splitlines()[3:7] == [
+        "  lr: sgdr(lr_max=0.001, lr_min=1e-05, period=500)",
+        "  beta1: constant(lr=0.8)",
+        f"  revision 2 holds from step 800: paused ({asked})",
+        f"  revision 3 will hold from step 900: lr = constant(lr=0.1) ({asked} by ada@lab)",
+    ]
+
+
 def test_a_round_without_a_loss() -> None:
     text = status.job_text("j", job(loss=None))
     assert "learning rate 0.0009371\n" in text
@@ -126,7 +143,8 @@ def test_every_job_has_its_part() -> None:
 
 
 def test_json_has_everything_under_names_that_stay() -> None:
-    text = status.json_of(ADDRESS, {"j": job(*crew(50), waiting_for=WAITING_FOR), "k": job(loss=None)})
+    changes = {"revision": 3, "schedules": {"lr": "constant(lr=0.1)"}, "history": (CHANGED,)}
+    text = status.json_of(ADDRESS, {"j": job(*crew(50), waiting_for=WAITING_FOR, **changes), "k": job(loss=None)})
     assert text.endswith("}\n")
     assert text.count("\n") == 1
     told = json.loads(text)
@@ -146,6 +164,9 @@ def test_json_has_everything_under_names_that_stay() -> None:
         "duplicates": 3,
         "rounds_void": 2,
         "waiting_for": WAITING_FOR,
+        "revision": 3,
+        "schedules": {"lr": "constant(lr=0.1)"},
+        "history": [asdict(CHANGED)],
     }
     assert (second["job"], second["loss"], second["workers"]) == ("k", None, [])
 

@@ -7,22 +7,37 @@ from typing import Any
 import numpy as np
 import pytest
 from optimd_server.core import JobMachine
-from optimd_server.core.effects import Answered, Apply, Effect, Joined, Outcome, Prepare
+from optimd_server.core.effects import (
+    Answered,
+    Apply,
+    Effect,
+    Joined,
+    Keep,
+    Outcome,
+    Prepare,
+    PutBackKept,
+    RoundRecord,
+    Updated,
+)
 from optimd_server.core.events import (
     Applied,
     CreateRequested,
     Event,
     JoinRequested,
+    Kept,
     LeaveRequested,
     Prepared,
     Push,
     PushCommitted,
     PushOffered,
+    PutBack,
     Ticked,
+    UpdateRequested,
     UploadCompleted,
     Version,
 )
-from optimdpb.specs import SGD, JobSpec, Layout, Sync, Tensor
+from optimdpb.specs import SGD, JobSpec, Layout, Schedule, Sync, Tensor
+from optimdpb.specs.schedules import as_schedule
 
 LEASE_S = 10.0
 TICK_S = 1.0
@@ -67,6 +82,10 @@ class Job:
                 )
             if self.auto_apply and isinstance(effect, Apply):
                 effects = effects + self.send(Applied(effect.step))
+            if self.auto_apply and isinstance(effect, Keep):
+                effects = effects + self.send(Kept(True))
+            if self.auto_apply and isinstance(effect, PutBackKept):
+                effects = effects + self.send(PutBack(effect.step))
         return effects
 
     def join(self, *workers: str) -> None:
@@ -99,6 +118,28 @@ class Job:
         """The outcome of the worker's last push, None while it waits."""
         epoch = epoch or self.epochs[worker]
         return self.outcomes.get((worker, epoch, seq or self.seqs[worker, epoch]))
+
+    def update(
+        self,
+        request_id: str,
+        *,
+        at_step: int | None = None,
+        expected_revision: int | None = None,
+        paused: bool | None = None,
+        **schedules: Schedule | float,
+    ) -> Updated:
+        """Ask for a change."""
+        given = tuple((name, as_schedule(name, value)) for name, value in schedules.items())
+        event = UpdateRequested(request_id, "operator", 1e9, expected_revision, at_step, given, paused)
+        return next(effect for effect in self.send(event) if isinstance(effect, Updated))
+
+    def rounds(self) -> list[RoundRecord]:
+        """Applied rounds so far."""
+        return [effect for effect in self.effects if isinstance(effect, RoundRecord)]
+
+    def rates(self) -> list[float]:
+        """Learning rates of the applied rounds so far."""
+        return [record.learning_rate for record in self.rounds()]
 
     def wait(self, seconds: float) -> None:
         """Let time pass, tick by tick."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 from optimd_server.core import JobMachine
 from optimd_server.core.effects import Reason, Status
 from optimd_server.core.events import Ticked, Version
 from optimd_server.core.saved import restore, saved_state
+from optimd_server.core.state import HistoryEntry
 from optimdpb.errors import Refused
 from optimdpb.specs import SWATS, Group, NAdam, Sync
 
@@ -45,7 +47,7 @@ def test_nothing_changes_on_the_way() -> None:
     job = trained(optimizer=NAdam(0.1), groups=(Group("w", beta1=0.3),))
     assert saved_state(restored(job).machine) == {
         **saved_state(job.machine),
-        "history": [*saved_state(job.machine)["history"], {"change": "restored", "lineage": "lineage-1", "step": 3}],
+        "history": [*saved_state(job.machine)["history"], asdict(HistoryEntry("restored", "lineage-1", 3))],
     }
 
 
