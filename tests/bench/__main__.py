@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "asleep", "reduce", "step", "core", "parked")
+NAMES = ("kernels", "asleep", "reduce", "step", "core", "parked", "schedules")
 
 
 def main() -> None:

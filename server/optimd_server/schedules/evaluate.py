@@ -70,8 +70,16 @@ def _active(schedule: Schedule, step: int) -> tuple[Schedule, int]:
     return schedule, step
 
 
+def _line(start: float, end: float, at: int, width: int) -> float:
+    """From start at 0 to end at width, both exact.
+
+    start + (end - start) at / width would lose digits of an end that is much the smaller.
+    """
+    return (width - at) / width * start + at / width * end
+
+
 def _between(start: float, end: float, share: float) -> float:
-    """From start at 0 to end at 1, both exact; start + share (end - start) would miss the end by its rounding."""
+    """From start at 0 to end at 1, both exact."""
     return (1.0 - share) * start + share * end
 
 
@@ -89,7 +97,7 @@ def _constant(spec: specs.Constant) -> RateOf:
 
 def _linear(spec: specs.Linear) -> RateOf:
     start, end, steps = spec.lr_start, spec.lr_end, spec.steps
-    return lambda step: end if step >= steps else _between(start, end, step / steps)
+    return lambda step: end if step >= steps else (steps - step) / steps * start + step / steps * end
 
 
 def _polynomial(spec: specs.Polynomial) -> RateOf:
@@ -155,8 +163,8 @@ def _cyclical(spec: specs.Cyclical) -> RateOf:
 
     def triangular(step: int) -> float:
         at = step % whole
-        share = (at if at <= size else whole - at) / size
-        return (1.0 - share) * low + share * high
+        up = at if at <= size else whole - at
+        return (size - up) / size * low + up / size * high
 
     def triangular2(step: int) -> float:
         cycle, at = divmod(step, whole)
@@ -198,7 +206,7 @@ def _warmup_stable_decay(spec: specs.WarmupStableDecay) -> RateOf:
             return lr * ((step + 1) / warmup)
         if step <= falls:
             return lr
-        return last if step >= falls + decay else _between(lr, last, (step - falls) / decay)
+        return last if step >= falls + decay else _line(lr, last, step - falls, decay)
 
     return rate
 
@@ -234,7 +242,7 @@ def _table(spec: specs.Table) -> RateOf:
         if place < 0 or place == last:
             return values[max(place, 0)]
         start, width, value, next_value = spans[place]
-        return _between(value, next_value, (step - start) / width)
+        return _line(value, next_value, step - start, width)
 
     return rate
 
