@@ -217,10 +217,14 @@ def _warmup(spec: specs.Warmup, inner: RateOf) -> RateOf:
 
 
 def _sequence(spec: specs.Sequence, *rates: RateOf) -> RateOf:
-    starts, last = spec.starts, len(spec.parts) - 1
+    starts = spec.starts
+    borders = starts[1:-1]
+    if len(rates) == 2:  # the usual ones need no search
+        (border,), (before, behind) = borders, rates
+        return lambda step: before(step) if step < border else behind(step - border)
 
     def rate(step: int) -> float:
-        place = min(bisect_right(starts, step) - 1, last)
+        place = bisect_right(borders, step)
         return rates[place](step - starts[place])
 
     return rate
