@@ -5,7 +5,7 @@ LOWEST := .venv-lowest/bin
 GENERATE = -m grpc_tools.protoc -I optimdpb=proto/optimd --python_out=$(1) --pyi_out=$(1) proto/optimd/v1/optimd.proto
 DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 
-.PHONY: demo test test-long check bench fix proto baseline clean
+.PHONY: demo test test-long check bench docs-pictures fix proto baseline clean
 
 demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
@@ -34,6 +34,10 @@ check: .venv/stamp .venv-lowest/stamp
 	@diff -r -x __init__.py -x __pycache__ build/proto/optimdpb/v1 proto/optimdpb/v1 || (echo "run: make proto"; exit 1)
 	@echo "the lowest versions work?"
 	@$(LOWEST)/python tests/packaging/smoke.py
+
+# A picture of every schedule, and the page around them.
+docs-pictures: .venv/stamp
+	$(BIN)/python -m tests.support.docs_pictures
 
 fix: .venv/stamp
 	$(BIN)/ruff format .
