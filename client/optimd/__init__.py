@@ -4,6 +4,7 @@
         worker.ensure_job(parameters=..., optimizer=optimd.Adam(lr=1e-3), consistency=optimd.Sync(workers=4))
         params = worker.pull()
         result = worker.step(gradients, weight=len(batch), loss=loss)
+        worker.set_schedules({"lr": optimd.SGDR(1e-3, 1e-5, period=500)}, at_step=2000)
 
 `optimd.ray` starts servers inside Ray; it needs the extra of that name.
 """

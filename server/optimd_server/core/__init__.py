@@ -4,9 +4,15 @@ No clock, threads, randomness or grpc. Time and random ids come in with events; 
 effects, and its result comes back as another event. An event is refused (Refused is raised, nothing has changed) or
 taken; after every event taken the rounds advance as far as they can.
 
-The rules, all of them; core.job has those of members and pushes, core.sync, core.asynchronous and core.ssp their own.
+The rules, all of them; core.job has those of members and pushes, core.sync, core.asynchronous and core.ssp their own,
+core.control those of what changes a job from outside.
 
 A job       creating ─UploadCompleted─► ready ─t = steps_max─► finished (pushes DISCARDED(FINISHED), pulls go on)
+            ready ─UpdateRequested(paused)─► paused ─UpdateRequested(not paused)─► ready
+            ready ─RangeTestRequested─► range test ─its end, PutBack─► ready, under another lineage
+            Updates are made only while ready or sweeping; what was committed waits. core.range_test has the phases.
+A change    of schedules or pause holds from a step on whose update is not on its way. Of two at one step the later
+            one holds. The same request id again gets the first answer. During a range test none is made, none is taken.
 An epoch    ─JoinRequested─► live ─┬─LeaveRequested──────────────► left         calls refused NOT_JOINED
                                    ├─Ticked, lease over──────────► expired      LEASE_EXPIRED: join again
                                    ├─JoinRequested, same worker──► superseded   EPOCH_SUPERSEDED: fatal
@@ -43,7 +49,8 @@ Any round
     is told   at once; under Ssp to each w once clock(w) - min over the live <= staleness, or its epoch or the job ends.
 Nobody who is to be set aside becomes a member of the next round.
 
-clock(w) counts the outcomes of w; one that joins starts at the slowest one's clock.
+clock(w) counts the outcomes of w; one that joins starts at the slowest one's clock. lr(t) and all scheduled
+hyper-parameters are read once, as the round closes.
 """
 
 from optimd_server.core.job import JobMachine
