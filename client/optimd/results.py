@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from optimdpb.codec import schedules_from_proto
+from optimdpb.codec import schedule_from_proto
+from optimdpb.errors import Refused
 from optimdpb.specs.text import schedule_to_text
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -127,15 +128,19 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
         ),
         waiting_for=message.waiting_for,
         revision=message.revision,
-        schedules={
-            name: schedule_to_text(schedule)
-            for name, schedule in schedules_from_proto("schedules", message.schedules).items()
-        },
+        schedules={name: _schedule_text(message.schedules[name]) for name in sorted(message.schedules)},
         history=tuple(
             HistoryEntry(entry.change, entry.lineage, entry.step, entry.requester, entry.unix_s, entry.revision)
             for entry in message.history
         ),
     )
+
+
+def _schedule_text(message: pb.Schedule) -> str:
+    try:
+        return schedule_to_text(schedule_from_proto(message))
+    except Refused:  # of a newer server
+        return "of a kind that this client does not know"
 
 
 def push_result(outcome: pb.Outcome, header: pb.Header, finished: bool) -> PushResult:

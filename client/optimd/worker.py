@@ -225,10 +225,13 @@ class Worker:
         test, the others join in; one that comes later gets the result. Pull again behind it. sweep: "exponential" or
         "linear". Raises Refused(WRONG_STATE, INVALID_UPDATE), and as step().
         """
-        requester = self.name or "observer"
-        self._call("StartRangeTest", start_request(self.job, requester, name, lr_start, lr_end, steps, sweep))
+        start = start_request(self.job, self.name or "observer", name, lr_start, lr_end, steps, sweep)
         while True:
+            self._call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
             report = self._call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
+            if report.request_id != name:
+                message = f"expected range test {name!r}, another one took its place: {report.request_id!r}"
+                raise Refused("NO_RANGE_TEST", message)
             if report.done:
                 return result_of(report)
             parameters = self.pull()

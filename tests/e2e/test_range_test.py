@@ -134,6 +134,51 @@ def test_a_late_worker_gets_the_result() -> None:
         assert worker.range_test(compute, steps=20, name="again") == found  # the same start, the same batches
 
 
+def test_a_server_that_lost_the_test_makes_it_again(tmp_path: Path) -> None:
+    """It was killed in the middle: what it restores is from before the test."""
+    arguments = ["--data-dir", str(tmp_path)]
+    server = ServerProcess(*arguments)
+    kills = iter([False] * 5 + [True])
+    try:
+        with optimd.connect(server.address, job="j", worker="w0") as worker:
+            worker.ensure_job({"w": np.zeros(TARGET.size, np.float32)}, optimd.SGD(0.1), optimd.Sync(workers=1))
+            some_steps(worker)
+            worker.snapshot()
+
+            def compute_or_kill(parameters: Parameters) -> tuple[Parameters, float, float]:
+                nonlocal server
+                if next(kills, False):
+                    server.process.kill()
+                    server.process.wait()
+                    server = ServerProcess(*arguments, port=int(server.address.rpartition(":")[2]))
+                return compute(parameters)
+
+            found = worker.range_test(compute_or_kill, lr_start=1e-3, lr_end=1.0, steps=20)
+            assert len(found.learning_rates) == 20
+            assert next(kills, None) is None
+            assert worker.status().global_step == 4
+    finally:
+        server.stop()
+
+
+def test_another_test_in_its_place_is_said() -> None:
+    with ThreadServer() as server, optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job({"w": np.zeros(TARGET.size, np.float32)}, optimd.SGD(0.1), optimd.Async())
+        calls = 0
+
+        def compute_and_meddle(parameters: Parameters) -> tuple[Parameters, float, float]:
+            nonlocal calls
+            calls += 1
+            if calls == 5:
+                with optimd.connect(server.address, job="j", observer=True) as other:
+                    other.resume()
+                    other._call("StartRangeTest", range_test.start_request("j", "me", "other", 1e-6, 1.0, 50, "linear"))
+            return compute(parameters)
+
+        with pytest.raises(Refused, match="the job is RANGE_TEST"):
+            worker.range_test(compute_and_meddle, steps=20)
+
+
 class Training:
     """One worker that trains job "j" on a server until it is told to end."""
 

@@ -84,15 +84,16 @@ ASYNC = """
 ## What goes with what
 
 - **Groups**: `lr_multiplier` multiplies the value; a hyper-parameter that a group sets itself is not scheduled there.
-- **Momentum under OneCycle**: `momentum` or `beta1`, whichever the rule has, if it is above 0; one that is in `schedules`
-  follows that alone. Bias corrections use the value of the step, as torch does.
+- **Momentum under OneCycle**: `momentum` or `beta1`, whichever the rule has, if it is above 0; one that is in
+  `schedules` follows that alone. Bias corrections use the value of the step, as torch does.
 - **SWATS** learns the rate of its SGD; from the switch on that rate is scaled by lr(t) / lr(switch).
 - **AdaBound**: the bounds go with lr(t) over the schedule's largest value; after a live change, over the new one's.
-- **Plateau** hears the loss of every applied round: the mean by weight of the finite losses reported with its pushes. In
-  Async and Ssp that is every push, so noise counts and `patience` is to be larger. Rounds without a loss are not counted.
-  In a `Sequence` it begins with its part; a live change of lr starts it afresh, one of anything else leaves it alone.
-- **A live change** swaps the schedule; the new one sees the global step, not the steps since the change. To begin anew at
-  step 2000: `sequence([(2000, 0.0), (1, sgdr(...))])` set at step 2000.
+- **Plateau** hears the loss of every applied round: the mean by weight of the finite losses reported with its pushes.
+  In Async and Ssp that is every push, so noise counts and `patience` is to be larger. Rounds without a loss are not
+  counted. In a `Sequence` it begins with its part; a live change of lr starts it afresh, one of anything else leaves it
+  alone.
+- **A live change** swaps the schedule; the new one sees the global step, not the steps since the change. To begin anew
+  at step 2000: `sequence([(2000, 0.0), (1, sgdr(...))])` set at step 2000.
 - **A range test** makes its steps under the sweep; changes to come, pause and plateau wait until all is put back.
 - Factors (`gamma`, `decay`) are at most 1, also in `exp_range`: a schedule must stay finite for 2^53 steps.
 

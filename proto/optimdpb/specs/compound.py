@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import STEPS_MAX, check_choice, check_integer, check_number
 from optimdpb.specs.cycles import OneCycle
-from optimdpb.specs.schedules import NESTING_MAX, Schedule, as_schedule, check_rising, entries
+from optimdpb.specs.schedules import ENTRIES_MAX, NESTING_MAX, Schedule, as_schedule, check_rising, entries_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Sequence(Schedule):
     parts: abc.Sequence[tuple[int, Schedule | float]]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "parts", tuple(self._part(place, entry) for place, entry in self._entries()))
+        object.__setattr__(self, "parts", tuple(self._part(place, entry) for place, entry in self._given()))
         if self.starts[-1] > STEPS_MAX:
             raise InvalidSpec("parts", f"expected at most 2^53 steps together, got {self.starts[-1]}")
         _check_nesting(self, "parts")
 
-    def _entries(self) -> enumerate[object]:
-        return enumerate(entries(self, "parts", "a list of (steps, schedule)"))
+    def _given(self) -> enumerate[object]:
+        return enumerate(entries_of(self, "parts", "a list of (steps, schedule)"))
 
     def _part(self, place: int, entry: object) -> tuple[int, Schedule]:
         path = f"parts[{place}]"
@@ -69,6 +69,9 @@ class Sequence(Schedule):
     def inner(self) -> tuple[Schedule, ...]:
         return self._schedules
 
+    def entries(self) -> int:
+        return len(self.parts) + super().entries()
+
     def bounds(self) -> tuple[float, float]:
         lows, highs = zip(*(part.bounds() for part in self.inner()), strict=True)
         return min(lows), max(highs)
@@ -86,7 +89,7 @@ class Table(Schedule):
     interpolation: str = "linear"
 
     def __post_init__(self) -> None:
-        points = entries(self, "points", "a list of (step, value)")
+        points = entries_of(self, "points", "a list of (step, value)")
         for place, point in enumerate(points):
             if not isinstance(point, tuple) or len(point) != 2:
                 raise InvalidSpec(f"points[{place}]", f"expected (step, value), got {point!r}")
@@ -97,6 +100,9 @@ class Table(Schedule):
         pairs = tuple((step, value.peak()) for (step, _), value in zip(points, values, strict=True))
         object.__setattr__(self, "points", pairs)
         check_choice(self, "interpolation", ("linear", "constant"))
+
+    def entries(self) -> int:
+        return len(self.points)
 
     def bounds(self) -> tuple[float, float]:
         values = [value for _, value in self.points]
@@ -152,3 +158,5 @@ def _all_of(schedule: Schedule) -> abc.Iterator[Schedule]:
 def _check_nesting(spec: Schedule, name: str) -> None:
     if spec.depth() > NESTING_MAX:
         raise InvalidSpec(name, f"expected at most {NESTING_MAX} nested schedules, got {spec.depth()}")
+    if spec.entries() > ENTRIES_MAX:
+        raise InvalidSpec(name, f"expected at most {ENTRIES_MAX} entries in all, got {spec.entries()}")

@@ -11,6 +11,7 @@ from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_flag, check_number
 from optimdpb.specs.layout import Layout
 from optimdpb.specs.optimizers import Optimizer
+from optimdpb.specs.schedules import Schedule
 
 
 @dataclass(frozen=True, init=False)
@@ -43,10 +44,7 @@ class Group:
         return fnmatch.fnmatchcase(tensor, self.pattern)
 
     def optimizer(self, base: Optimizer) -> Optimizer:
-        """The rule with this group's hyper-parameters, none of which is scheduled any more.
-
-        Raises InvalidSpec, listing those that the rule has.
-        """
+        """The rule with this group's hyper-parameters, checked. Raises InvalidSpec, listing those that the rule has."""
         known = base.numbers()
         for name, _ in self.hyper_parameters:
             if name not in known:
@@ -55,8 +53,16 @@ class Group:
                 )
                 raise InvalidSpec(name, message)
         own: dict[str, Any] = dict(self.hyper_parameters)
-        scheduled = {name: schedule for name, schedule in base.scheduled().items() if name not in own}
-        return dataclasses.replace(base, schedules=scheduled, **own)
+        return dataclasses.replace(base, schedules=self._others(base), **own)
+
+    def over(self, base: Optimizer) -> Optimizer:
+        """As optimizer(), for a rule that was checked so or differs from one that was in values of schedules alone."""
+        return base.at({**dict(self.hyper_parameters), "schedules": tuple(self._others(base).items())})
+
+    def _others(self, base: Optimizer) -> dict[str, Schedule]:
+        """Schedules of hyper-parameters that the group does not set itself."""
+        own = dict(self.hyper_parameters)
+        return {name: schedule for name, schedule in base.scheduled().items() if name not in own}
 
 
 def group_of_tensors(layout: Layout, groups: tuple[Group, ...]) -> tuple[int | None, ...]:

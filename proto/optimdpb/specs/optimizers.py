@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
@@ -69,10 +70,15 @@ class Optimizer:
         """Names of the numeric hyper-parameters beside lr."""
         return tuple(entry.name for entry in fields(cls) if isinstance(entry.default, float))
 
-    def at(self, values: Mapping[str, float]) -> Self:
-        """The rule with these hyper-parameters, nothing but lr scheduled any more. Raises InvalidSpec."""
-        changed: dict[str, Any] = {"schedules": (), **values}
-        return replace(self, **changed)
+    def at(self, values: Mapping[str, Any]) -> Self:
+        """The rule with these hyper-parameters, nothing but lr scheduled any more.
+
+        They are not checked again: what schedules give lies within the bounds that this rule was checked at.
+        """
+        resolved = copy.copy(self)
+        for name, value in {"schedules": (), **values}.items():
+            object.__setattr__(resolved, name, value)
+        return resolved
 
     def momentum_driven(self) -> str:
         """What a OneCycle drives: "momentum" or "beta1", if above 0 and not scheduled itself; "" for nothing."""

@@ -37,6 +37,10 @@ class Schedule:
         """How many schedules are nested in this one, itself included."""
         return 1 + max((part.depth() for part in self.inner()), default=0)
 
+    def entries(self) -> int:
+        """Entries of all lists in it, those of nested schedules included."""
+        return sum(part.entries() for part in self.inner())
+
     def peak(self) -> float:
         """The largest value."""
         return self.bounds()[1]
@@ -118,7 +122,7 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         check_number(self, "lr", 0.0)
-        object.__setattr__(self, "milestones", entries(self, "milestones", "a list of steps"))
+        object.__setattr__(self, "milestones", entries_of(self, "milestones", "a list of steps"))
         check_rising("milestones", self.milestones)
         check_positive(self, "gamma")
         try:
@@ -127,6 +131,9 @@ class MultiStep(Schedule):
             finite = False
         if not finite:
             raise InvalidSpec("gamma", f"expected a last value that is finite, got lr gamma^n with {self.gamma:g}")
+
+    def entries(self) -> int:
+        return len(self.milestones)
 
     def bounds(self) -> tuple[float, float]:
         last = self.lr * self.gamma ** len(self.milestones)
@@ -218,7 +225,7 @@ def check_rising(path: str, steps: Iterable[Any]) -> None:
         last = int(step)
 
 
-def entries(spec: Any, name: str, expected: str) -> tuple[Any, ...]:
+def entries_of(spec: Any, name: str, expected: str) -> tuple[Any, ...]:
     """The field as a tuple, each list in it too; 1 to ENTRIES_MAX entries. Numbers of numpy become Python's."""
     given = getattr(spec, name)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):

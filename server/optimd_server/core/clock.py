@@ -8,12 +8,13 @@ Apply, it holds for all shards at once.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optimdpb.errors import InvalidSpec, Refused
-from optimdpb.specs import Optimizer, Schedule
+from optimdpb.specs import Group, Optimizer, Schedule
 from optimdpb.specs.checks import STEPS_MAX
 from optimdpb.specs.compound import plateaus
 from optimdpb.specs.schedules import as_schedule
@@ -26,6 +27,8 @@ from optimd_server.schedules import PlateauState, momentum_of, plateau_at, rate_
 # Changes whose step has not come, and requests that are known again.
 PENDING_MAX = 100
 REQUESTS_KEPT = 1000
+# Of what is kept and shown of a change: a table of ten thousand points is no history.
+WORDS_CHARACTERS_MAX = 300
 LR = "lr"
 
 
@@ -39,7 +42,12 @@ class Change:
     paused: bool | None
 
     def words(self) -> str:
-        """What it changes."""
+        """What it changes, cut off where it is very long."""
+        text = self.text()
+        return text if len(text) <= WORDS_CHARACTERS_MAX else text[: WORDS_CHARACTERS_MAX - 1] + "…"
+
+    def text(self) -> str:
+        """What it changes, all of it."""
         parts = [f"{name} = {schedule_to_text(schedule)}" for name, schedule in self.schedules]
         if self.paused is not None:
             parts.append("paused" if self.paused else "resumed")
@@ -53,7 +61,8 @@ class Clock:
     pending: those to come, in the order in which they will hold; plateau: the state of the Plateau in lr, if there is.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, groups: tuple[Group, ...] = ()) -> None:
+        self._groups = groups
         self.paused = False
         self.revision = 0
         self.pending: list[Change] = []
@@ -147,12 +156,21 @@ class Clock:
         optimizer = self.optimizer
         for entry in pending:
             optimizer = changed(optimizer, entry.schedules)
+            self._check_groups(optimizer)
         self.pending, self.revision = pending, change.revision
         answer = Updated(change.revision, at_step)
         self._answers[event.request_id] = (_content(event), answer)
         while len(self._answers) > REQUESTS_KEPT:
             del self._answers[next(iter(self._answers))]
         return change, answer
+
+    def _check_groups(self, optimizer: Optimizer) -> None:
+        """What groups set themselves must go with what is scheduled. Raises InvalidSpec."""
+        for place, group in enumerate(self._groups):
+            try:
+                group.optimizer(optimizer)
+            except InvalidSpec as error:
+                raise InvalidSpec(f"groups[{place}].{error.field}", error.problem) from None
 
     def _check_step(self, event: UpdateRequested, at_step: int, earliest_step: int, steps_max: int | None) -> None:
         if at_step < earliest_step:
@@ -210,8 +228,10 @@ def changed(optimizer: Optimizer, schedules: tuple[tuple[str, Schedule], ...]) -
 
 def _content(event: UpdateRequested) -> str:
     """What a request asks for, apart from when it came."""
-    asked = Change(0, 0, event.schedules, event.paused).words()
-    return f"{asked} at step {event.at_step}, expected revision {event.expected_revision}"
+    asked = Change(0, 0, event.schedules, event.paused)
+    words = asked.words()
+    digest = "" if words == asked.text() else f" ({hashlib.sha256(asked.text().encode()).hexdigest()})"
+    return f"{words}{digest} at step {event.at_step}, expected revision {event.expected_revision}"
 
 
 def _plain(schedules: Mapping[str, Schedule]) -> dict[str, str]:

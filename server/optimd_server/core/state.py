@@ -58,7 +58,7 @@ class JobState:
         self.step = 0
         self.rule_count = 0
         self.plan = plan_of(spec)
-        self.clock = Clock(spec.optimizer)
+        self.clock = Clock(spec.optimizer, spec.groups)
         self.range_test: RangeTest | None = None
         self.memories = self.plan.first_memories()
         self.counters = Counters()

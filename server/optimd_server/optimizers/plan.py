@@ -58,7 +58,7 @@ class Plan:
         return plan
 
     def _of_groups(self) -> tuple[Optimizer, ...]:
-        return (self.optimizer, *(group.optimizer(self.optimizer) for group in self._groups))
+        return (self.optimizer, *(group.over(self.optimizer) for group in self._groups))
 
     @property
     def row_count(self) -> int:

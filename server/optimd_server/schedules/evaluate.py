@@ -54,7 +54,9 @@ def momentum_of(schedule: Schedule) -> MomentumOf | None:
         active, own_step = _active(schedule, step)
         if not isinstance(active, specs.OneCycle):
             return None
-        return _one_cycle_between(active, active.momentum_max, active.momentum_min, active.momentum_max, own_step)
+        low, high = active.momentum_min, active.momentum_max
+        # Rounding must not take it to 1.
+        return min(max(_one_cycle_between(active, high, low, high, own_step), low), high)
 
     return momentum
 

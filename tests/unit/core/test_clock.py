@@ -33,6 +33,7 @@ from optimdpb.specs import (
     Sequence,
     Ssp,
     Sync,
+    Table,
     Tensor,
     Warmup,
 )
@@ -246,6 +247,39 @@ def test_one_cycle_drives_the_momentum_of_rules_that_have_one(optimizer: Any, na
 def test_a_momentum_that_is_scheduled_itself_is_not_driven() -> None:
     job = training(SGDM(OneCycle(1.0, 20), schedules={"momentum": 0.5}), 3)
     assert {record.hyper_parameters for record in job.rounds()} == {(("momentum", 0.5),)}
+
+
+def test_what_is_checked_once_is_not_checked_in_the_middle_of_training() -> None:
+    """Nesterov forbids momentum 0, which this cycle would reach, were the momentum not scheduled or the group's own."""
+    cycle = OneCycle(1.0, 20, momentum_min=0.0)
+    scheduled = SGDM(cycle, nesterov=True, schedules={"momentum": Linear(0.5, 0.9, 10)})
+    job = training(scheduled, 12, groups=())
+    assert len(job.rounds()) == 12
+
+
+def test_a_change_that_a_group_forbids_is_refused() -> None:
+    base = SGDM(0.5, nesterov=True, schedules={"momentum": 0.9})
+    job = training(base, 1, groups=(Group("w", momentum=0.5),))
+    with pytest.raises(InvalidSpec, match=r"groups\[0\]"):
+        job.update("a", lr=OneCycle(1.0, 20, momentum_min=0.0))
+    job.update("a", lr=OneCycle(1.0, 20))
+    train(job, 5)
+    assert row(job)[3] == np.float32(0.9)  # no tensor is the base's, the cycle leaves what is scheduled
+    rows = [effect for effect in job.effects if isinstance(effect, Apply)][-1].scalars
+    assert rows[1][3] == np.float32(0.5)
+
+
+def test_a_long_schedule_is_cut_off_in_words_alone() -> None:
+    def points(last: float) -> Table:
+        return Table([*((step, 0.5) for step in range(1000)), (1000, last)])
+
+    job = training(SGD(0.5))
+    first = job.update("a", lr=points(0.5))
+    assert len(job.machine.state.history[-1].change) == 300
+    assert job.update("a", lr=points(0.5)) == first
+    with pytest.raises(Refused, match="expected a new one"):
+        job.update("a", lr=points(0.25))
+    assert len(json.dumps(job.machine.state.clock.saved()["answers"])) < 1000
 
 
 def test_one_cycle_drives_momentum_only_while_it_gives_the_rate() -> None:

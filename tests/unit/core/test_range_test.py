@@ -123,6 +123,22 @@ def test_pushes_of_before_the_end_are_discarded_after_it() -> None:
     assert job.outcome("w1").status is Status.APPLIED  # type: ignore[union-attr]
 
 
+def test_a_worker_that_is_there_twice_is_answered_twice() -> None:
+    """Its older epoch has spoken in the round, its newer one holds a push."""
+    job = Job(consistency=Sync(2)).ready()
+    job.join("w0", "w1")
+    job.send(request())
+    job.push("w0", loss=1.0)
+    older = job.epochs["w0"]
+    job.join("w0")
+    job.push("w0", loss=1.0)
+    job.send(RangeTestStopRequested())
+    for epoch in (older, job.epochs["w0"]):
+        outcome = job.outcome("w0", 1, epoch)
+        assert outcome is not None
+        assert outcome.reason is Reason.LINEAGE_CHANGED
+
+
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_it_stops_where_the_loss_grows(model: Any) -> None:
     job = training(SGD(0.5), consistency=model)

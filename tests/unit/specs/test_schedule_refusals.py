@@ -105,6 +105,11 @@ REFUSED: dict[str, tuple[Callable[[], object], str, str]] = {
     "negative patience": (lambda: Plateau(0.1, patience=-1), "patience", "from 0"),
     "negative threshold": (lambda: Plateau(0.1, threshold=-0.1), "threshold", ">= 0"),
     "plateau upside down": (lambda: Plateau(0.1, lr_min=0.2), "lr_min", "at most lr = 0.1"),
+    "many entries in many lists": (
+        lambda: Sequence([(5, Table([(i, 0.1) for i in range(6000)])) for _ in range(2)]),
+        "parts",
+        "at most 10000 entries in all, got 12002",
+    ),
     "nine deep": (lambda: nested(9), "schedule", "at most 8 nested schedules, got 9"),
     "two plateaus": (lambda: SGD(Sequence([(5, Plateau(0.1)), (5, Plateau(0.1))])), "lr", "at most one plateau"),
     "schedule of another rule": (lambda: SGD(0.1, schedules={"beta1": 0.5}), "schedules.beta1", "weight_decay"),
