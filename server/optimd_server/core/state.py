@@ -106,12 +106,13 @@ class JobState:
         return self.plan.under(self.clock.optimizer.at(values)) if values else self.plan
 
     def heard(self, record: RoundRecord, losses: Iterable[float | None]) -> None:
-        """A round was applied. losses: as its workers reported them."""
+        """A round was applied: what holds from the next step on holds. losses: as its workers reported them."""
         if self.range_test is not None and self.range_test.sweeping:
             point = Point(record.step, record.learning_rate, record.loss, len(record.contributions))
             self.range_test.take(point, losses)
         else:
             self.clock.hear(record.step, record.loss)
+            self.clock.advance(self.step)
 
     def outcome(self, push: Push, status: Status, reason: Reason, detail: str) -> Outcome:
         """The outcome of a push as things stand now."""

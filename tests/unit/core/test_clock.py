@@ -88,6 +88,27 @@ def test_a_new_schedule_sees_the_global_step() -> None:
     assert job.rates() == [0.5, 0.5, 0.02, 0.03]
 
 
+def test_who_is_rejected_in_the_round_before_a_change_is_told_the_new_rate() -> None:
+    job = Job(optimizer=SGD(0.5)).ready()
+    job.join("w0", "w1")
+    job.update("a", at_step=1, lr=0.25)
+    job.push("w0", math.nan)
+    job.push("w1")
+    applied, rejected = job.outcome("w1"), job.outcome("w0")
+    assert applied is not None
+    assert rejected is not None
+    assert (applied.applied_step, applied.learning_rate) == (0, 0.5)
+    assert (rejected.applied_step, rejected.learning_rate) == (1, 0.25)
+
+
+def test_a_plateau_that_begins_hears_nothing_of_the_round_before() -> None:
+    job = training(SGD(0.5))
+    job.update("a", at_step=1, lr=Plateau(1.0, factor=0.5, patience=0))
+    train(job, 1, loss=1.0)
+    train(job, 1, loss=2.0)
+    assert job.machine.state.learning_rate() == 1.0  # 2.0 is the first loss it hears, no failure to improve
+
+
 def test_without_a_step_a_change_holds_for_the_first_update_that_is_not_on_its_way() -> None:
     job = training(SGD(0.5))
     job.auto_apply = False
