@@ -8,11 +8,10 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from optimdpb.codec import schedule_from_json, schedule_to_proto
-from optimdpb.errors import InvalidSpec
+from optimdpb.codec import schedule_from_spelling, schedule_to_proto
+from optimdpb.errors import Refused
 from optimdpb.specs import Schedule
 from optimdpb.specs.schedules import as_schedule
-from optimdpb.specs.text import schedule_from_text
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.command import ADDRESS, address_of, ask, run, who
@@ -58,7 +57,7 @@ def set_lr(argv: list[str]) -> int:
     """Replace schedules of a job. Returns 0, 1 if the server refuses or cannot be reached; exits 2 on wrong usage."""
     parser = _parser("set-lr", "Replace the learning-rate schedule of a running job, or other hyper-parameters.")
     parser.add_argument(
-        "--schedule", type=schedule_of, metavar="SCHEDULE", help="of lr, such as 'sgdr(1e-3, 1e-5, 500)'"
+        "--schedule", type=_schedule_of, metavar="SCHEDULE", help="of lr, such as 'sgdr(1e-3, 1e-5, 500)'"
     )
     parser.add_argument(
         "--set", type=_setting, action="append", default=[], metavar="NAME=SCHEDULE", help="such as weight_decay=0.01"
@@ -83,11 +82,10 @@ def resume(argv: list[str]) -> int:
     return _change("resume", parser.parse_args(argv), {}, False)
 
 
-def schedule_of(text: str) -> Schedule:
-    """A schedule as text, or as JSON if it begins with a brace. Raises ArgumentTypeError."""
+def _schedule_of(text: str) -> Schedule:
     try:
-        return schedule_from_json(json.loads(text)) if text.lstrip().startswith("{") else schedule_from_text(text)
-    except (InvalidSpec, json.JSONDecodeError) as error:
+        return schedule_from_spelling(text)
+    except Refused as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
@@ -95,7 +93,7 @@ def _setting(text: str) -> tuple[str, Schedule]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"expected NAME=SCHEDULE, got {text!r}")
-    return name, schedule_of(value)
+    return name, _schedule_of(value)
 
 
 def _change(command: str, options: argparse.Namespace, schedules: Mapping[str, Schedule], paused: bool | None) -> int:

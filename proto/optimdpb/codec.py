@@ -7,6 +7,7 @@ serves every rule, schedule and consistency model. Only the job's own shape is s
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from optimdpb.specs import (
     Tensor,
 )
 from optimdpb.specs.schedules import NESTING_MAX
+from optimdpb.specs.text import schedule_from_text
 from optimdpb.v1 import optimd_pb2 as pb
 
 T = TypeVar("T")
@@ -153,6 +155,16 @@ def job_spec_from_proto(message: pb.JobSpec) -> JobSpec:
         groups=tuple(_group_from_proto(place, group) for place, group in enumerate(message.groups)),
         rejections_max=message.rejections_max if message.HasField("rejections_max") else None,
     )
+
+
+def schedule_from_spelling(spelling: str) -> Schedule:
+    """A schedule as people write it: text, or JSON if it begins with a brace. Raises InvalidSpec, NotServed."""
+    if not spelling.lstrip().startswith("{"):
+        return schedule_from_text(spelling)
+    try:
+        return schedule_from_json(json.loads(spelling))
+    except json.JSONDecodeError as error:
+        raise InvalidSpec("schedule", f"expected a schedule as JSON, got {spelling[:100]!r}: {error}") from None
 
 
 def layout_from_proto(message: pb.Layout) -> Layout:

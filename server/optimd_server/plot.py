@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from optimdpb.codec import schedule_from_json
-from optimdpb.errors import InvalidSpec
+from optimdpb.codec import schedule_from_spelling
+from optimdpb.errors import Refused
 from optimdpb.specs import Schedule
 from optimdpb.specs.compound import plateaus
-from optimdpb.specs.text import schedule_from_text, schedule_to_text
+from optimdpb.specs.text import schedule_to_text
 
 from optimd_server.schedules import PlateauState, momentum_of, plateau_at, rate_of
 
@@ -179,10 +179,9 @@ def _axis_beside(axes: Any, label: str) -> Any:
 
 
 def _schedule_of(text: str) -> Schedule:
-    """As text, or as JSON if it begins with a brace."""
     try:
-        return schedule_from_json(json.loads(text)) if text.lstrip().startswith("{") else schedule_from_text(text)
-    except (InvalidSpec, json.JSONDecodeError) as error:
+        return schedule_from_spelling(text)
+    except Refused as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
