@@ -6,22 +6,31 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from optimd import connect
 from optimd_server.schedules import PlateauState, momentum_of, rate_of
 from optimdpb.specs import (
+    SGDM,
     SGDR,
+    Adam,
     Cosine,
     Cyclical,
     Exponential,
     Linear,
     MultiStep,
     OneCycle,
+    Optimizer,
     Plateau,
     Polynomial,
+    RMSProp,
     Schedule,
     Sequence,
     Step,
+    Sync,
 )
+
+from tests.support.servers import ThreadServer
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 schedulers: Any = torch.optim.lr_scheduler
@@ -177,3 +186,44 @@ def test_plateau_is_that_of_torch(fields: dict[str, Any]) -> None:
         state = state.after(spec, loss)
         assert state.lr == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
     assert state.lr < 0.5
+
+
+RULES: dict[str, tuple[Optimizer, Make]] = {
+    "SGD, OneCycleLR": (
+        SGDM(OneCycle(0.2, 100)),
+        lambda w: schedulers.OneCycleLR(torch.optim.SGD([w], lr=0.1, momentum=0.9), 0.2, 100),
+    ),
+    "Nesterov, OneCycleLR": (
+        SGDM(OneCycle(0.2, 100), nesterov=True),
+        lambda w: schedulers.OneCycleLR(torch.optim.SGD([w], lr=0.1, momentum=0.9, nesterov=True), 0.2, 100),
+    ),
+    "Adam, OneCycleLR": (
+        Adam(OneCycle(0.05, 100)),
+        lambda w: schedulers.OneCycleLR(torch.optim.Adam([w], lr=0.1), 0.05, 100),
+    ),
+    "RMSprop, OneCycleLR": (
+        RMSProp(OneCycle(0.01, 100), momentum=0.9),
+        lambda w: schedulers.OneCycleLR(torch.optim.RMSprop([w], lr=0.1, momentum=0.9), 0.01, 100),
+    ),
+    "SGD, warm restarts": (
+        SGDM(SGDR(0.1, 1e-3, 7, 2)),
+        lambda w: schedulers.CosineAnnealingWarmRestarts(torch.optim.SGD([w], lr=0.1, momentum=0.9), 7, 2, 1e-3),
+    ),
+}
+
+
+@pytest.mark.parametrize(("rule", "make"), RULES.values(), ids=RULES)
+def test_training_on_a_server_is_training_under_torch(rule: Optimizer, make: Make) -> None:
+    """Rate and momentum reach the update as they do there: 99 steps down the same bowl, from the same start."""
+    target = torch.linspace(-1, 1, 50)
+    w = torch.zeros(50, requires_grad=True)
+    scheduler = make(w)
+    with ThreadServer() as server, connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job({"w": np.zeros(50, np.float32)}, rule, Sync(workers=1))
+        parameters = worker.pull()["w"]
+        for _ in range(99):
+            parameters = worker.step({"w": parameters - target.numpy()}).parameters["w"]
+            w.grad = w.detach() - target
+            scheduler.optimizer.step()
+            scheduler.step()
+            assert parameters == pytest.approx(w.detach().numpy(), rel=2e-4, abs=2e-6)
