@@ -50,7 +50,7 @@ FOUND_BY = {
     "the_count_of_updates_is_not_put_back": 19,
     "the_lineage_stays_after_a_range_test": 19,
     "pushes_held_at_the_end_of_a_range_test_are_forgotten": 60,
-    "a_sweep_is_saved": 105,
+    "a_sweep_is_saved": 242,
     "who_waits_for_an_outcome_never_joins_again": 2278,
     "workers_that_are_gone_keep_their_room": 663,
 }
