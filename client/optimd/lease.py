@@ -9,6 +9,7 @@ from optimd.surroundings import Surroundings
 from optimd.transport import CallFailed, Transport
 
 RENEWALS_PER_LEASE = 3
+TRANSPORT_DETAIL_MAX = 200
 
 
 class LeaseKeeper:
@@ -26,6 +27,10 @@ class LeaseKeeper:
         self._interval_s = lease_s / RENEWALS_PER_LEASE
         self.expired = False
         self._end = surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{worker}")
+
+    def tell(self, transport: pb.Transport, detail: str) -> None:
+        """From the next heartbeat on the server knows how this worker's payloads travel, and why."""
+        self._request.transport, self._request.transport_detail = transport, detail[:TRANSPORT_DETAIL_MAX]
 
     def stop(self) -> None:
         """Send no more heartbeats. Does not wait for one that is on its way."""

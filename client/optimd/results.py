@@ -46,7 +46,7 @@ class WorkerStatus:
     """One live worker of a job.
 
     member: whether the open round counts it. rejections: of its pushes, since one was applied: a worker that computes
-    nonsense.
+    nonsense. transport: how its payloads travel, "grpc" or "shared_memory", and why so in words; "" until it has said.
     """
 
     worker: str
@@ -56,6 +56,8 @@ class WorkerStatus:
     member: bool
     lease_left_s: float
     rejections: int
+    transport: str = ""
+    transport_detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
                 worker.member,
                 worker.lease_left.ToMilliseconds() / 1000,
                 worker.rejections,
+                _transport_name(worker.transport),
+                worker.transport_detail,
             )
             for worker in message.workers
         ),
@@ -134,6 +138,12 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
             for entry in message.history
         ),
     )
+
+
+def _transport_name(number: int) -> str:
+    if number == pb.TRANSPORT_UNSPECIFIED or number not in pb.Transport.values():
+        return ""
+    return pb.Transport.Name(number).removeprefix("TRANSPORT_").lower()
 
 
 def _schedule_text(message: pb.Schedule) -> str:

@@ -35,6 +35,7 @@ COLUMNS = (
     ("lease left", True),
     ("in round", False),
     ("rejected running", True),
+    ("transport", False),
 )
 
 
@@ -145,11 +146,14 @@ def _cells(worker: WorkerStatus) -> list[str]:
         f"{worker.lease_left_s:.1f} s",
         "yes" if worker.member else "no",
         str(worker.rejections),
+        worker.transport.replace("_", " "),
     ]
 
 
 def _note(worker: WorkerStatus) -> str:
-    return f"{worker.rejections} pushes running rejected: is it broken?" if _is_broken(worker) else ""
+    if _is_broken(worker):
+        return f"{worker.rejections} pushes running rejected: is it broken?"
+    return worker.transport_detail if worker.transport == "grpc" else ""
 
 
 def _is_broken(worker: WorkerStatus) -> bool:

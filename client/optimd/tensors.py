@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from optimdpb.errors import InvalidGradient, InvalidLayout
 from optimdpb.specs import Layout, Tensor
 
 Float32s = NDArray[np.float32]
+_FLOAT32 = np.dtype(np.float32)
 
 
 def layout_of(
@@ -32,23 +34,23 @@ def layout_of(
     return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in parameters.items()))
 
 
-def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:
-    """Copy arrays into the flat vector, converting to float32."""
-    for tensor, start, stop in _slices(layout):
-        flat[start:stop].reshape(tensor.shape)[...] = arrays[tensor.name]
+def pack(arrays: Mapping[str, NDArray[np.generic]], views: Mapping[str, Float32s]) -> None:
+    """Copy arrays into the views of a flat vector, converting to float32; those that lie there already stay."""
+    for name, view in views.items():
+        array = arrays[name]
+        if array is not view:
+            np.copyto(view, array, casting="unsafe")
 
 
 def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:
     """Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or not float32."""
     names = {tensor.name for tensor in layout.tensors}
-    missing = [tensor.name for tensor in layout.tensors if tensor.name not in gradients]
-    unknown = [name for name in gradients if name not in names]
-    if missing or unknown:
-        parts = [f"missing {', '.join(map(repr, missing))}"] if missing else []
-        parts += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
-        raise InvalidGradient(f"expected a gradient for exactly the layout's tensors: {'; '.join(parts)}")
+    if gradients.keys() != names:
+        _refuse_names(layout, gradients, names)
     for tensor in layout.tensors:
         gradient = gradients[tensor.name]
+        if isinstance(gradient, np.ndarray) and gradient.dtype is _FLOAT32 and gradient.shape == tensor.shape:
+            continue
         if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float32:
             got = getattr(gradient, "dtype", type(gradient).__name__)
             raise InvalidGradient(f"gradient {tensor.name!r}: expected dtype float32, got {got}", tensor=tensor.name)
@@ -58,10 +60,17 @@ def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]
             )
 
 
+def _refuse_names(layout: Layout, gradients: Mapping[str, NDArray[np.generic]], names: set[str]) -> NoReturn:
+    missing = [tensor.name for tensor in layout.tensors if tensor.name not in gradients]
+    unknown = [name for name in gradients if name not in names]
+    parts = [f"missing {', '.join(map(repr, missing))}"] if missing else []
+    parts += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
+    raise InvalidGradient(f"expected a gradient for exactly the layout's tensors: {'; '.join(parts)}")
+
+
 def unpack(layout: Layout, flat: Float32s) -> dict[str, Float32s]:
     """Views of the flat vector by name; the caller gives the vector away with them."""
-    return {tensor.name: flat[start:stop].reshape(tensor.shape) for tensor, start, stop in _slices(layout)}
-
-
-def _slices(layout: Layout) -> list[tuple[Tensor, int, int]]:
-    return list(zip(layout.tensors, layout.offsets, layout.offsets[1:], strict=False))
+    return {
+        tensor.name: flat[start:stop].reshape(tensor.shape)
+        for tensor, start, stop in zip(layout.tensors, layout.offsets, layout.offsets[1:], strict=False)
+    }

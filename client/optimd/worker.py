@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from google.protobuf.message import Message
 from numpy.typing import NDArray
-from optimdpb.codec import job_spec_to_proto, layout_from_proto
-from optimdpb.errors import EpochSuperseded, OptimdError, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.codec import job_spec_to_proto
+from optimdpb.errors import EpochSuperseded, Refused, WorkerSetAside
 from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
+from optimd.buffers import GradientBuffers
 from optimd.changes import Change, change_of, change_request
 from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
-from optimd.lease import LeaseKeeper
-from optimd.patience import Patience
+from optimd.membership import Membership
+from optimd.puller import Puller
 from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
+from optimd.session import Session
 from optimd.surroundings import Machine, Surroundings
-from optimd.transport import CallFailed, CallLost, CallThrottled, GrpcTransport, Transport
+from optimd.transport import CallFailed, GrpcTransport, Transport
 
 Arrays = Mapping[str, NDArray[Any]]
-# Until the server has said how long it holds a waiting call.
-WAIT_S_ASSUMED = 20.0
-# Deadlines of bulk calls allow for a link this slow.
-LINK_BYTES_PER_S_MIN = 5e6
+Float32s = NDArray[np.float32]
 # Parameters and the most slots that a rule has.
 VECTORS_MAX = 4
-LEAVE_TIMEOUT_S = 2.0
 
 
 def connect(
@@ -61,17 +57,12 @@ class Worker:
     ) -> None:
         self.job = job
         self.name = worker
-        self._transport = transport
-        self._surroundings = surroundings
-        self._timeout_s = timeout_s
-        self._wait_s = WAIT_S_ASSUMED
-        self._step_bytes_max = 0
-        self._layout: Layout | None = None
+        self._session = Session(transport, surroundings, job, timeout_s)
+        self._membership = Membership(self._session, worker or "")
+        self._puller = Puller(self._session, self._membership)
         self._base: pb.Version | None = None
-        self._epoch = 0
-        self._next_seq = 1
-        self._keeper: LeaseKeeper | None = None
-        self._buffer: NDArray[np.float32] | None = None
+        self._gradients: GradientBuffers | None = None
+        self._pulled: Float32s | None = None
         self._unresolved: Delivery | None = None
         self._over: EpochSuperseded | WorkerSetAside | None = None
 
@@ -112,30 +103,35 @@ class Worker:
         creator = self.name or "observer"
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
         while True:
-            created = self._call("CreateJob", request)
-            self._note_limits(created.limits)
+            created = self._session.call("CreateJob", request)
+            self._session.note_limits(created.limits)
             if created.disposition == pb.CREATE_DISPOSITION_READY:
                 break
             if created.disposition == pb.CREATE_DISPOSITION_UPLOAD and self._upload(
                 layout, parameters, created.upload_token
             ):
                 break
-        self._layout = layout
+        self._session.layout = layout
         if self.name is not None:
             self._join()
 
-    def pull(self, view: str = "train") -> Parameters:
-        """The current parameters, fresh and writable; their version becomes the base of the next push.
+    def pull(self, view: str = "train", *, copy: bool = True) -> Parameters:
+        """The current parameters; their version becomes the base of the next push.
 
-        view: "train", or "eval" for the form to evaluate with. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY),
+        view: "train", or "eval" for the form to evaluate with. copy: fresh, writable arrays that belong to the caller;
+        else read-only views, good until the next pull or step. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY),
         ServerUnavailable.
         """
-        layout = self._known_layout()
-        request = pb.PullRequest(job=self.job, view=f"VIEW_{view.upper()}")
-        flat = np.empty(layout.elements, np.float32)
-        _, header = self._persist(lambda: self._transport.pull(request, flat, self._bulk_timeout_s(layout)))
-        self._base = header.version
-        return tensors.unpack(layout, flat)
+        parameters, self._base = self._puller.pull(view, copy=copy)
+        return parameters
+
+    def gradient_buffers(self) -> dict[str, Float32s]:
+        """Arrays to compute the next gradient into: whoever passes this dict to step() or push() has nothing copied.
+
+        They are the server's from then on, until the push has its outcome: ask for them anew for each gradient. Their
+        contents are undefined. Raises OutcomeUnknown if all are with the server, Refused, ServerUnavailable.
+        """
+        return self._ready_to_push().views()
 
     def push(self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None) -> PushResult:
         """Send one gradient, taken at the parameters last pulled; wait for its outcome as the consistency model says.
@@ -144,36 +140,24 @@ class Worker:
         examples behind it, > 0. Raises InvalidGradient before anything is sent, EpochSuperseded, ServerUnavailable (it
         does not count), and OutcomeUnknown (it may count; the next push or step finds out first).
         """
-        layout = self._prepare(gradients)
-        timeout_s = self._bulk_timeout_s(layout) + self._wait_s
-        answer = self._deliver(
-            lambda header: self._transport.push(header, self._packed(layout), timeout_s), layout, weight, loss
-        )
+        answer = self._deliver(self._prepare(gradients), weight, loss, pull=False)
         return push_result(answer.outcome, answer.header, answer.finished)
 
-    def step(self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None) -> StepResult:
-        """push(), then pull(). Small models take one call."""
-        layout = self._prepare(gradients)
-        if layout.size_bytes > self._step_bytes_max:
-            result = self.push(gradients, weight=weight, loss=loss)
-            return StepResult(**vars(result), parameters=self.pull())
-        pulled: list[NDArray[np.float32] | None] = [None]
-
-        def send(header: pb.PushHeader) -> Answer:
-            timeout_s = self._wait_s + WAIT_MARGIN_S
-            answer, pulled[0] = self._transport.step(header, self._packed(layout), timeout_s)
-            return answer
-
-        answer = self._deliver(send, layout, weight, loss)
+    def step(
+        self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None, copy: bool = True
+    ) -> StepResult:
+        """push(), then pull(); in one call for small models and on the server's own machine."""
+        answer = self._deliver(self._prepare(gradients), weight, loss, pull=True)
         result = push_result(answer.outcome, answer.header, answer.finished)
-        if isinstance(answer, pb.StepResponse) and pulled[0] is not None:
+        flat, self._pulled = self._pulled, None
+        if isinstance(answer, pb.StepResponse) and flat is not None:
             self._base = answer.parameters.version
-            return StepResult(**vars(result), parameters=tensors.unpack(layout, pulled[0]))
-        return StepResult(**vars(result), parameters=self.pull())
+            return StepResult(**vars(result), parameters=self._puller.given(flat, copy=copy))
+        return StepResult(**vars(result), parameters=self.pull(copy=copy))
 
     def status(self) -> JobStatus:
         """Where the job is, who works on it and what it waits for."""
-        return status_from_proto(self._call("GetJob", pb.GetJobRequest(job=self.job)))
+        return status_from_proto(self._session.call("GetJob", pb.GetJobRequest(job=self.job)))
 
     def set_schedules(
         self,
@@ -207,7 +191,7 @@ class Worker:
     ) -> Change:
         requester = self.name or "observer"
         request = change_request(self.job, requester, schedules, paused, at_step, expected_revision)
-        return change_of(self._call("UpdateJob", request))
+        return change_of(self._session.call("UpdateJob", request))
 
     def range_test(
         self,
@@ -227,8 +211,8 @@ class Worker:
         """
         start = start_request(self.job, self.name or "observer", name, lr_start, lr_end, steps, sweep)
         while True:
-            self._call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
-            report = self._call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
+            self._session.call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
+            report = self._session.call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
             if report.request_id != name:
                 message = f"expected range test {name!r}, another one took its place: {report.request_id!r}"
                 raise Refused("NO_RANGE_TEST", message)
@@ -242,36 +226,29 @@ class Worker:
     def snapshot(self) -> str:
         """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""
         request = pb.CreateSnapshotRequest(job=self.job)
-        timeout_s = VECTORS_MAX * self._bulk_timeout_s(self._known_layout())
-        saved = self._persist(lambda: self._transport.call("CreateSnapshot", request, timeout_s))
+        timeout_s = VECTORS_MAX * self._session.bulk_timeout_s()
+        saved = self._session.persist(lambda: self._session.transport.call("CreateSnapshot", request, timeout_s))
         return str(saved.snapshot)
 
     def leave(self) -> None:
         """End the membership; what was committed still counts. Harmless without one. Does not insist on an answer."""
-        if self._keeper is None:
-            return
-        self._keeper.stop()
-        self._keeper = None
-        request = pb.LeaveRequest(job=self.job, worker=self.name or "", epoch=self._epoch)
-        with contextlib.suppress(CallFailed, OptimdError):  # the lease ends by itself
-            self._transport.call("Leave", request, timeout_s=LEAVE_TIMEOUT_S)
+        self._membership.leave()
 
     def close(self) -> None:
         """Close the connection without leaving: the membership ends with its lease."""
-        if self._keeper is not None:
-            self._keeper.stop()
-            self._keeper = None
-        self._transport.close()
+        self._membership.stop()
+        self._session.transport.close()
 
     def _upload(self, layout: Layout, parameters: Arrays, token: int) -> bool:
         """Whether the upload went through; False if another worker took over or the server went away: ask again."""
         flat = np.empty(layout.elements, np.float32)
-        tensors.pack(layout, parameters, flat)
+        tensors.pack(parameters, tensors.unpack(layout, flat))
         header = pb.UploadHeader(
             job=self.job, upload_token=token, payload_bytes=flat.nbytes, layout_digest=layout.digest
         )
         try:
-            self._transport.upload(header, flat, self._bulk_timeout_s(layout))
+            self._session.layout = layout
+            self._session.transport.upload(header, flat, self._session.bulk_timeout_s())
         except CallFailed:
             return False
         except Refused as error:
@@ -281,63 +258,58 @@ class Worker:
         return True
 
     def _join(self) -> int:
-        """Join under a fresh epoch and keep its lease. Returns the epoch."""
-        if self._keeper is not None:
-            self._keeper.stop()
-        digest = self._layout.digest if self._layout else b""
-        assert self.name is not None
-        joined = self._call("Join", pb.JoinRequest(job=self.job, worker=self.name, layout_digest=digest))
-        self._note_limits(joined.limits)
-        self._epoch, self._next_seq = joined.epoch, 1
-        lease_s = joined.lease_ms / 1000
-        self._keeper = LeaseKeeper(self._transport, self._surroundings, self.job, self.name, joined.epoch, lease_s)
-        return self._epoch
+        """Join under a fresh epoch. Returns the epoch."""
+        self._membership.join()
+        self._take_gradient_buffers()
+        return self._membership.epoch
 
-    def _is_expired(self) -> bool:
-        return self._keeper is not None and self._keeper.expired
+    def _take_gradient_buffers(self) -> GradientBuffers:
+        memory = self._membership.memory
+        self._gradients = GradientBuffers(self._session.layout, None if memory is None else memory.gradients)
+        return self._gradients
 
-    def _known_layout(self) -> Layout:
-        if self._layout is None:
-            self._layout = layout_from_proto(self._call("GetJob", pb.GetJobRequest(job=self.job)).spec.layout)
-        return self._layout
-
-    def _prepare(self, gradients: Arrays) -> Layout:
-        """Check the gradients, join if need be, settle what is unresolved, and pack. Raises before anything is sent."""
+    def _ready_to_push(self) -> GradientBuffers:
+        """Join if need be; where gradients go. Raises what ended this worker."""
         if self.name is None:
             raise ValueError("expected a worker, got an observer: observers only pull")
         if self._over is not None:
             raise self._over
-        layout = self._known_layout()
-        tensors.check_gradients(layout, gradients)
+        if self._membership.epoch == 0:
+            self._join()
+        elif self._membership.memory_lost:
+            self._membership.share_memory()
+            self._take_gradient_buffers()
+        assert self._gradients is not None
+        return self._gradients
+
+    def _prepare(self, gradients: Arrays) -> Float32s:
+        """Check the gradients, settle what is unresolved, and pack. Raises before anything is sent."""
+        if self._gradients is None or not self._gradients.is_whole(gradients):
+            if self.name is None:
+                raise ValueError("expected a worker, got an observer: observers only pull")
+            tensors.check_gradients(self._session.layout, gradients)
         if self._base is None:
             raise ValueError("expected parameters to be pulled before a gradient is pushed")
-        if self._epoch == 0:
-            self._join()
+        buffers = self._ready_to_push()
         if self._unresolved is not None:
             known = self._unresolved.resolve() is not None
-            if self._unresolved.header.epoch == self._epoch:
+            if self._unresolved.header.epoch == self._membership.epoch:
                 if known:
-                    self._next_seq = self._unresolved.header.seq + 1
+                    self._membership.next_seq = self._unresolved.header.seq + 1
                 else:  # bytes of it may still be on their way: a fresh epoch fences them from what follows
                     self._join()
             self._unresolved = None
-        tensors.pack(layout, gradients, self._packed(layout))
-        return layout
+            buffers = self._ready_to_push()
+            buffers.release()
+        return buffers.put(gradients)
 
-    def _packed(self, layout: Layout) -> NDArray[np.float32]:
-        """The one buffer gradients are packed into; it holds a push until the push is answered."""
-        if self._buffer is None or self._buffer.size != layout.elements:
-            self._buffer = np.empty(layout.elements, np.float32)
-        return self._buffer
-
-    def _deliver(
-        self, send: Callable[[pb.PushHeader], Answer], layout: Layout, weight: float, loss: float | None
-    ) -> Answer:
+    def _deliver(self, flat: Float32s, weight: float, loss: float | None, *, pull: bool) -> Answer:
+        session, membership, layout = self._session, self._membership, self._session.layout
         header = pb.PushHeader(
             job=self.job,
-            worker=self.name or "",
-            epoch=self._epoch,
-            seq=self._next_seq,
+            worker=membership.worker,
+            epoch=membership.epoch,
+            seq=membership.next_seq,
             base_version=self._base,
             weight=weight,
             loss=None if loss is None else float(loss),
@@ -346,40 +318,48 @@ class Worker:
             attempt=1,
             layout_digest=layout.digest,
         )
-        delivery = Delivery(self._transport, header, self._wait_s, self._patience(), self._join, self._is_expired)
+        delivery = Delivery(
+            session.transport, header, session.wait_s, session.patience(), self._join, lambda: membership.expired
+        )
         self._unresolved = delivery  # until proven otherwise, also through an interrupt
         try:
-            answer = delivery.run(send)
+            answer = delivery.run(lambda header: self._send(header, flat, pull=pull))
         except (EpochSuperseded, WorkerSetAside) as error:
             self._over = error
             raise
         except Refused:
-            self._unresolved = None
+            self._settled()
             raise
-        self._unresolved = None
-        self._next_seq = delivery.header.seq + 1 if delivery.header.epoch == self._epoch else 1
+        self._settled()
+        membership.next_seq = delivery.header.seq + 1 if delivery.header.epoch == membership.epoch else 1
         return answer
 
-    def _call(self, method: str, request: Message) -> Any:
-        return self._persist(lambda: self._transport.call(method, request, self._wait_s + WAIT_MARGIN_S))
+    def _settled(self) -> None:
+        self._unresolved = None
+        if self._gradients is not None:
+            self._gradients.release()
 
-    def _patience(self) -> Patience:
-        return Patience(self._timeout_s, self._surroundings)
+    def _send(self, header: pb.PushHeader, flat: Float32s, *, pull: bool) -> Answer:
+        """Send the gradient once, in place where the server can read it; a server that started anew cannot."""
+        assert self._gradients is not None
+        # The worker may have joined anew since: its gradient belongs into the memory of the epoch that sends it.
+        flat = self._gradients.adopt(flat)
+        header.shared_buffer = self._membership.shared_buffer(flat)
+        try:
+            return self._send_once(header, flat, pull=pull)
+        except Refused as error:
+            if error.reason != "SHARED_MEMORY_GONE":
+                raise
+            self._membership.lose_memory()
+            header.shared_buffer = 0
+            return self._send_once(header, flat, pull=pull)
 
-    def _persist(self, attempt: Callable[[], Any]) -> Any:
-        """Repeat a harmless call until the server answers. Raises ServerUnavailable once patience is over."""
-        patience = self._patience()
-        while True:
-            try:
-                return attempt()
-            except (CallLost, CallThrottled) as error:
-                if not patience.wait(getattr(error, "retry_delay_s", None)):
-                    raise ServerUnavailable(f"the server cannot be reached: {error}") from error
-
-    def _note_limits(self, limits: pb.Limits) -> None:
-        self._wait_s = limits.wait_ms_max / 1000
-        self._step_bytes_max = limits.step_bytes_max
-
-    @staticmethod
-    def _bulk_timeout_s(layout: Layout) -> float:
-        return WAIT_MARGIN_S + layout.size_bytes / LINK_BYTES_PER_S_MIN
+    def _send_once(self, header: pb.PushHeader, flat: Float32s, *, pull: bool) -> Answer:
+        session = self._session
+        if not pull or not (header.shared_buffer or flat.nbytes <= session.step_bytes_max):
+            return session.transport.push(header, flat, session.bulk_timeout_s() + session.wait_s)
+        answer, self._pulled = session.transport.step(header, flat, session.wait_s + WAIT_MARGIN_S)
+        if answer.parameters.location in (pb.LOCATION_SHARED, pb.LOCATION_COPY):
+            assert self._membership.memory is not None
+            self._pulled = self._membership.memory.parameters
+        return answer

@@ -106,12 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
     parser.add_argument("--staging-mib", type=int, metavar="N", help="memory for gradients (default: half of all)")
     parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
+    parser.add_argument("--no-shared-memory", action="store_true", help="all payloads over gRPC, on this machine too")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
     return parser
 
 
 def _config(options: argparse.Namespace) -> ServerConfig:
-    given: dict[str, Any] = {"data_dir": options.data_dir, "event_log_dir": options.event_log}
+    given: dict[str, Any] = {
+        "data_dir": options.data_dir,
+        "event_log_dir": options.event_log,
+        "shared_memory": not options.no_shared_memory,
+    }
     for name, low, high in (("threads", 1, 1024), ("shards", 1, 64), ("lease_s", 0.1, 86_400)):
         value = getattr(options, name)
         if value is None:

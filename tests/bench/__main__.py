@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "asleep", "reduce", "step", "core", "parked", "schedules")
+NAMES = ("kernels", "asleep", "reduce", "same_host", "one_round", "core", "parked", "schedules")
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         for title, figures in importlib.import_module(f"tests.bench.{name}").run().items():
             print(f"\n{name}: {title}")
             for figure in figures:
-                print(f"  {figure.name:<28} {figure.median_ms:10.2f} ms   {figure.ratio:6.2f} x the first")
+                print(f"  {figure}")
             results[f"{name}: {title}"] = [dataclasses.asdict(figure) for figure in figures]
     if options.json:
         machine = {

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from optimd.demo import data, mlp
 from optimd.worker import Worker
 from optimd_server.runtime import Runtime, ServerConfig
-from optimd_server.service.jobs import JobService
-from optimd_server.service.workers import WorkerService
 from optimdpb.specs import SGDM, Async, Consistency, Linear, Ssp, Sync
 
 from tests.simulation.loop import SimulatedLoop
-from tests.simulation.network import Network, SimulatedTransport
+from tests.simulation.network import Network, SimulatedTransport, methods_of
 from tests.simulation.process import Process
 
 # Seconds of one gradient, by worker.
@@ -96,7 +94,7 @@ class Run:
 
     def _begin(self) -> None:
         runtime = Runtime(ServerConfig(threads=1), clock=self.loop.time)
-        self.network.methods = {**JobService(runtime).methods(), **WorkerService(runtime).methods()}
+        self.network.methods = methods_of(runtime)
         for number in range(WORKERS):
             process = Process(self.loop, self.dice, lambda number=number: self._work(number))  # type: ignore[misc]
             self.processes.append(process)

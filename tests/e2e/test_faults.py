@@ -24,9 +24,14 @@ LARGE_ELEMENTS = 25_000_000
 RESENT_BYTES_MAX = 1_000_000
 
 
+@pytest.fixture(params=[False, True], ids=["grpc", "shared memory"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
 @pytest.fixture
-def server() -> Iterator[ThreadServer]:
-    with ThreadServer(ServerConfig(threads=2, lease_s=5.0, wait_s_max=1.0)) as started:
+def server(shared: bool) -> Iterator[ThreadServer]:
+    with ThreadServer(ServerConfig(threads=2, lease_s=5.0, wait_s_max=1.0, shared_memory=shared)) as started:
         yield started
 
 
@@ -46,6 +51,7 @@ def applied(server: ThreadServer) -> int:
     return server.on_loop(lambda: host.machine.state.counters.applied)
 
 
+@pytest.mark.parametrize("shared", [False], indirect=True)
 def test_the_lost_reply_of_a_large_push_costs_a_question(server: ThreadServer, proxy: Proxy) -> None:
     """100 MB are sent once: the client asks on a new connection what became of them."""
     with optimd.connect(proxy.address, job="j", worker="w0") as worker:
@@ -101,6 +107,7 @@ def test_a_connection_cut_again_and_again(server: ThreadServer, proxy: Proxy, me
     assert (server.vectors("j")[0] == -30.0).all()
 
 
+@pytest.mark.parametrize("shared", [False], indirect=True)
 def test_a_push_cut_in_its_middle_is_sent_again(server: ThreadServer, proxy: Proxy) -> None:
     elements = 5_000_000
     with optimd.connect(proxy.address, job="j", worker="w0") as worker:
@@ -143,6 +150,7 @@ client.call("Push", half())
 """
 
 
+@pytest.mark.parametrize("shared", [False], indirect=True)
 def test_a_killed_workers_half_sent_push_leaves_no_trace(server: ThreadServer) -> None:
     """kill -9 in the middle of a stream: no bit of it in the state, and the others go on when its lease is over."""
     layout = Layout((Tensor("w", (1_000_000,)),))
@@ -174,6 +182,7 @@ def test_a_killed_workers_half_sent_push_leaves_no_trace(server: ThreadServer) -
     assert (server.vectors("j")[0] == -0.5).all()
 
 
+@pytest.mark.parametrize("shared", [False], indirect=True)
 def test_a_duplicate_sent_by_a_broken_network_gets_the_first_outcome(server: ThreadServer) -> None:
     layout = Layout((Tensor("w", (100,)),))
     with RawClient(server.address) as client:

@@ -18,7 +18,8 @@ def test_created_trained_and_pulled() -> None:
     assert sum(array.nbytes for array in start.values()) >= 300_000_000
     assert len(start) == TENSORS
     gradients = {name: np.full(array.shape, 0.5, np.float32) for name, array in start.items()}
-    with ServerProcess() as server, optimd.connect(server.address, job="large", worker="w0") as worker:
+    streams = ServerProcess("--no-shared-memory")
+    with streams as server, optimd.connect(server.address, job="large", worker="w0") as worker:
         worker.ensure_job(start, optimd.SGD(1.0), optimd.Sync(1))
         pulled = worker.pull()
         assert list(pulled) == list(start)

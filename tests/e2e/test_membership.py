@@ -40,10 +40,10 @@ class Crew:
 
     def push(self, worker: optimd.Worker, value: float, weight: float = 1.0) -> Future[optimd.PushResult]:
         """A push of one value; returns once the server has taken it, the outcome may come later."""
-        seq = worker._next_seq
+        seq = worker._membership.next_seq
         gradient = {"w": np.full(4, value, np.float32)}
         future = self._threads.submit(worker.push, gradient, weight=weight)
-        name, epoch = worker.name or "", worker._epoch
+        name, epoch = worker.name or "", worker._membership.epoch
         eventually(lambda: future.done() or self.server.last_seq("j", name, epoch) >= seq, "the push to be taken")
         return future
 
@@ -68,8 +68,9 @@ def crew() -> Iterator[Crew]:
 
 def fall_silent(worker: optimd.Worker) -> None:
     """No heartbeat any more, as of a process that hangs."""
-    assert worker._keeper is not None
-    worker._keeper.stop()
+    keeper = worker._membership._keeper
+    assert keeper is not None
+    keeper.stop()
 
 
 def test_round_0_waits_for_the_workers_it_was_promised(crew: Crew) -> None:

@@ -57,8 +57,8 @@ class Soak:
                 self.applied += value
 
 
-def soak(seconds: float) -> Soak:
-    config = ServerConfig(threads=1, lease_s=0.5, tick_interval_s=0.05, wait_s_max=0.3)
+def soak(seconds: float, shared: bool) -> Soak:
+    config = ServerConfig(threads=1, lease_s=0.5, tick_interval_s=0.05, wait_s_max=0.3, shared_memory=shared)
     with ThreadServer(config) as server, Proxy(server.address) as proxy:
         run = Soak(proxy.address)
         threads = [threading.Thread(target=run.work, args=(f"w{i}", i)) for i in range(WORKERS)]
@@ -80,11 +80,13 @@ def soak(seconds: float) -> Soak:
     return run
 
 
-def test_seconds() -> None:
-    assert soak(4.0).outcomes["applied"] > 20
+@pytest.mark.parametrize("shared", [False, True], ids=["grpc", "shared memory"])
+def test_seconds(shared: bool) -> None:
+    assert soak(4.0, shared).outcomes["applied"] > 20
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_minutes() -> None:
-    assert soak(180.0).outcomes["applied"] > 1000
+@pytest.mark.parametrize("shared", [False, True], ids=["grpc", "shared memory"])
+def test_minutes(shared: bool) -> None:
+    assert soak(90.0, shared).outcomes["applied"] > 500

@@ -138,8 +138,8 @@ def _join(host: JobHost, worker: str) -> int:
 
 
 def _write(vector: object, values: NDArray[np.float32]) -> None:
-    data = values.tobytes()
-    for offset in range(0, len(data), CHUNK_BYTES):
+    data = values.view(np.uint8)
+    for offset in range(0, data.size, CHUNK_BYTES):
         chunk = data[offset : offset + CHUNK_BYTES]
         vector.write(offset, chunk, crc32c(chunk))  # type: ignore[attr-defined]
 

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 from optimd.delivery import Delivery
+from optimd.membership import Membership
 from optimd.worker import Worker
 from optimd_server.core import arithmetic
 from optimd_server.core.asynchronous import AsyncRounds
@@ -26,7 +27,7 @@ from optimd_server.optimizers.compensation import compensate_blocks
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.server import Runtime
-from optimd_server.service.workers import WorkerService
+from optimd_server.service.payloads import PayloadService
 from optimd_server.state import shard
 from optimdpb.errors import Refused
 
@@ -298,7 +299,7 @@ def the_client_sends_again_without_asking() -> Any:
 @bug
 def who_waits_for_an_outcome_never_joins_again() -> Any:
     """The lease ends while a push waits, and the round waits for one more live worker."""
-    return patch.object(Worker, "_is_expired", lambda self: False)
+    return patch.object(Membership, "expired", False)
 
 
 @bug
@@ -329,8 +330,8 @@ def staging_of_a_broken_call_is_kept() -> Any:
 def a_withheld_answer_asks_for_the_payload() -> Any:
     """The service goes by what is not there: no answer, so it reads and stages what is settled already."""
 
-    async def step(self: WorkerService, request: Any) -> Any:
-        host = self._runtime.job(request.header.job)
+    async def step(self: PayloadService, request: Any) -> Any:
+        host = self._runtime.job(request.message.header.job)
         real = host.handle
 
         def handle(event: Any) -> Any:
@@ -344,8 +345,8 @@ def a_withheld_answer_asks_for_the_payload() -> Any:
         with patch.object(host, "handle", handle):
             return await real_step(self, request)
 
-    real_step = WorkerService.step
-    return patch.object(WorkerService, "step", step)
+    real_step = PayloadService.step
+    return patch.object(PayloadService, "step", step)
 
 
 @bug

@@ -10,9 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optimd.transport import CallLost, CallThrottled
+from optimd.transport import CallLost, CallThrottled, NotShared, SharedMemory
+from optimd_server.runtime import Runtime
+from optimd_server.service.changes import ChangeService
+from optimd_server.service.jobs import JobService
+from optimd_server.service.payloads import PayloadService
+from optimd_server.service.workers import WorkerService
 from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
+from optimdpb.frames import Framed, framed, with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.loop import Fiber, SimulatedLoop
@@ -144,6 +150,17 @@ class Call:
         self.finish(CallLost("deadline exceeded"))
 
 
+def methods_of(runtime: Runtime) -> dict[str, Any]:
+    """What a server does, by rpc name."""
+    services = JobService(runtime), ChangeService(runtime), WorkerService(runtime), PayloadService(runtime)
+    return {name: method for service in services for name, method in service.methods().items()}
+
+
+def _framed(message: Any, data: NDArray[np.uint8]) -> Framed:
+    """As it reaches the server."""
+    return framed(with_data(message, data), type(message))
+
+
 class SimulatedTransport:
     """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push."""
 
@@ -172,6 +189,10 @@ class SimulatedTransport:
         first = pb.UploadParametersRequest(header=header)
         return self._stream("UploadParameters", first, pb.UploadParametersRequest, flat, timeout_s)
 
+    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
+        """See Transport."""
+        raise NotShared("simulated workers are on other machines")
+
     def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> Any:
         """See Transport."""
         self._sent(header, flat)
@@ -180,8 +201,8 @@ class SimulatedTransport:
     def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[Any, Float32s | None]:
         """See Transport."""
         self._sent(header, flat)
-        data = flat.tobytes()
-        request = pb.StepRequest(header=header, crc32c=crc32c(data), data=data)
+        data = flat.copy().view(np.uint8)
+        request = _framed(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
         answer = self._exchange(lambda methods: methods["Step"](request), timeout_s)
         response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
         return response, np.frombuffer(response.data, np.float32).copy() if response.data else None
@@ -202,15 +223,15 @@ class SimulatedTransport:
         """See Transport."""
 
     def _stream(self, method: str, first: Any, frame_class: Any, flat: Float32s, timeout_s: float) -> Any:
-        data = flat.tobytes()
+        data = flat.copy().view(np.uint8)
         network, size = self._network, self._chunk_bytes
 
         async def frames() -> AsyncIterator[Any]:
-            yield first
-            for start in range(0, len(data), size):
+            yield _framed(first, data[:0])
+            for start in range(0, data.size, size):
                 await asyncio.sleep(network.way_s())
                 chunk = data[start : start + size]
-                yield frame_class(offset_bytes=start, crc32c=crc32c(chunk), data=chunk)
+                yield _framed(frame_class(offset_bytes=start, crc32c=crc32c(chunk)), chunk)
 
         return self._exchange(lambda methods: methods[method](frames()), timeout_s)
 

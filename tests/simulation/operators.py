@@ -88,7 +88,7 @@ def tests_the_range(operator: Operator) -> None:
     dice = operator.world.dice
     name, steps, sweep = f"{operator.name}-test", dice.choice((10, 15)), dice.choice(("exponential", "linear"))
     request = start_request(JOB, operator.name, name, 1e-3, 0.3, steps, sweep)
-    started = operator.ask(lambda worker: worker._call("StartRangeTest", request))
+    started = operator.ask(lambda worker: worker._session.call("StartRangeTest", request))
     if started and dice.random() < 0.3:
         operator.sleep(dice.random())
         operator.ask(lambda worker: worker.resume())

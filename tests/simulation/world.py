@@ -11,16 +11,13 @@ from numpy.typing import NDArray
 from optimd.worker import Worker
 from optimd_server.core.events import Event, Ticked
 from optimd_server.runtime import JobHost, Runtime
-from optimd_server.service.changes import ChangeService
-from optimd_server.service.jobs import JobService
-from optimd_server.service.workers import WorkerService
 from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.checkers import Checkers, Violation, require
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.loop import SimulatedLoop, Stuck
-from tests.simulation.network import Network, SimulatedTransport, Weather
+from tests.simulation.network import Network, SimulatedTransport, Weather, methods_of
 from tests.simulation.process import Process
 from tests.simulation.scenario import LEASE_S, TICK_S, Scenario
 
@@ -194,8 +191,7 @@ class World:
             return host
 
         self.runtime.find_or_create = watched  # type: ignore[method-assign]
-        services = JobService(self.runtime), ChangeService(self.runtime), WorkerService(self.runtime)
-        methods = {name: method for service in services for name, method in service.methods().items()}
+        methods = methods_of(self.runtime)
         for name in ("Push", "Step", "AwaitOutcome"):
             methods[name] = self._told(self.runtime, methods[name])
         self.network.methods = methods
@@ -231,7 +227,7 @@ class World:
             answer = await method(request)
             response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
             if response.state == pb.PUSH_STATE_DONE:
-                header = getattr(request, "header", request)
+                header = getattr(getattr(request, "message", request), "header", request)
                 if hasattr(header, "epoch"):
                     self.checkers.answered(header.worker, header.epoch, response.outcome)
                     host = runtime.jobs[JOB]

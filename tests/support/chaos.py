@@ -73,7 +73,8 @@ class ChaosWorker:
 
     def __init__(self, address: str, name: str, notes: Path, model: Any, steps_max: int, compute_s: float) -> None:
         self._worker = optimd.connect(address, job=JOB, worker=name, timeout_s=30.0)
-        self._worker._transport = NotedTransport(self._worker._transport, notes)  # type: ignore[assignment]
+        session = self._worker._session
+        session.transport = NotedTransport(session.transport, notes)  # type: ignore[assignment]
         self._name, self._model, self._steps_max, self._compute_s = name, model, steps_max, compute_s
         self._leaving = False
 

@@ -2,5 +2,6 @@
 
 from optimd.transport.base import CallFailed, CallLost, CallThrottled, Transport
 from optimd.transport.grpc import GrpcTransport
+from optimd.transport.shared import NotShared, SharedMemory
 
-__all__ = ["CallFailed", "CallLost", "CallThrottled", "GrpcTransport", "Transport"]
+__all__ = ["CallFailed", "CallLost", "CallThrottled", "GrpcTransport", "NotShared", "SharedMemory", "Transport"]

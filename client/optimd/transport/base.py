@@ -9,6 +9,8 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.transport.shared import SharedMemory
+
 Float32s = NDArray[np.float32]
 
 
@@ -37,14 +39,17 @@ class Transport(Protocol):
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
         """UploadParameters with the vector in chunks."""
 
+    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
+        """Memory shared with the server, for the epoch just joined. Raises NotShared."""
+
     def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
-        """Push with the vector in chunks."""
+        """Push with the vector in chunks, or in place where header.shared_buffer names it."""
 
     def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
-        """Step; the parameters are a fresh vector, None where the answer has none."""
+        """Step; the parameters are in memory that is not written to again, None where the answer holds none."""
 
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
-        """Pull into the given vector."""
+        """Pull into the given vector, which stays as it is where the answer has another location, or no payload."""
 
     def close(self) -> None:
         """End every call and connection."""

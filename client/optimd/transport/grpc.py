@@ -21,13 +21,17 @@ from optimdpb.errors import STATUS_OF_REASON, ForkedWorker, Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.transport.base import CallLost, CallThrottled
+from optimd.transport.base import CallFailed, CallLost, CallThrottled
+from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
 Float32s = NDArray[np.float32]
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
 RETRY_DELAY_S = 1.0
+# How long a server may take to make shared memory.
+OPEN_S_MAX = 10.0
+FILLED_PER_S_MIN = 1e7
 _DOMAIN = "optimd"
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONS = (
@@ -72,18 +76,35 @@ class GrpcTransport:
         )
         return response
 
+    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
+        """See Transport.share_memory."""
+        name = joined.shared_memory.socket
+        if not name:
+            raise NotShared(joined.shared_memory.detail or "the server offers none")
+        check_reachable(name)
+        request = pb.OpenSharedMemoryRequest(job=job, worker=worker, epoch=joined.epoch)
+        try:
+            offer = self.call("OpenSharedMemory", request, OPEN_S_MAX + elements / FILLED_PER_S_MIN)
+        except (Refused, CallFailed) as error:
+            raise NotShared(str(error)) from error
+        return fetch(name, offer, elements)
+
     def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
         """See Transport.push."""
-        frames = _frames(pb.PushRequest(header=header), pb.PushRequest, flat)
+        first = pb.PushRequest(header=header)
+        frames = iter((first.SerializeToString(),)) if header.shared_buffer else _frames(first, pb.PushRequest, flat)
         response: pb.PushResponse = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
         return response
 
     def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
         """See Transport.step."""
-        data = flat.view(np.uint8)
-        request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
+        if header.shared_buffer:
+            request = pb.StepRequest(header=header).SerializeToString()
+        else:
+            data = flat.view(np.uint8)
+            request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
         response: pb.StepResponse = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
-        if not response.HasField("parameters"):
+        if not response.HasField("parameters") or response.parameters.location:
             return response, None
         parameters = np.empty_like(flat)
         _take_chunk(parameters.view(np.uint8), 0, response.data, response.crc32c)
@@ -96,6 +117,8 @@ class GrpcTransport:
             responses = self._method("Pull")(request.SerializeToString(), timeout=timeout_s)
             first = next(responses)
             target, received = flat.view(np.uint8), 0
+            if first.parameters.location or (first.parameters.payload_bytes == 0 and request.HasField("known_version")):
+                return first.header, first.parameters
             if first.parameters.payload_bytes != target.nbytes:
                 raise CallLost(f"expected {target.nbytes} bytes, the server has {first.parameters.payload_bytes}")
             for response in responses:

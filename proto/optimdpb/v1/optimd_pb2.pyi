@@ -51,6 +51,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_WRONG_STATE: _ClassVar[ErrorReason]
     ERROR_REASON_INVALID_UPDATE: _ClassVar[ErrorReason]
     ERROR_REASON_NO_RANGE_TEST: _ClassVar[ErrorReason]
+    ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_SHARED_MEMORY_GONE: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -128,6 +130,12 @@ class RangeTestEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RANGE_TEST_END_STOPPED: _ClassVar[RangeTestEnd]
     RANGE_TEST_END_NO_MEMORY: _ClassVar[RangeTestEnd]
 
+class Transport(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSPORT_UNSPECIFIED: _ClassVar[Transport]
+    TRANSPORT_GRPC: _ClassVar[Transport]
+    TRANSPORT_SHARED_MEMORY: _ClassVar[Transport]
+
 class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ENCODING_UNSPECIFIED: _ClassVar[Encoding]
@@ -167,6 +175,20 @@ class OutcomeReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OUTCOME_REASON_TOO_LARGE: _ClassVar[OutcomeReason]
     OUTCOME_REASON_BASE_IN_FUTURE: _ClassVar[OutcomeReason]
     OUTCOME_REASON_NOT_A_MEMBER: _ClassVar[OutcomeReason]
+
+class Location(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LOCATION_UNSPECIFIED: _ClassVar[Location]
+    LOCATION_SHARED: _ClassVar[Location]
+    LOCATION_COPY: _ClassVar[Location]
+    LOCATION_NONE: _ClassVar[Location]
+
+class Segment(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEGMENT_UNSPECIFIED: _ClassVar[Segment]
+    SEGMENT_GRADIENT: _ClassVar[Segment]
+    SEGMENT_PARAMETERS: _ClassVar[Segment]
+    SEGMENT_COPY: _ClassVar[Segment]
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_MALFORMED_REQUEST: ErrorReason
 ERROR_REASON_INVALID_NAME: ErrorReason
@@ -206,6 +228,8 @@ ERROR_REASON_STEP_PASSED: ErrorReason
 ERROR_REASON_WRONG_STATE: ErrorReason
 ERROR_REASON_INVALID_UPDATE: ErrorReason
 ERROR_REASON_NO_RANGE_TEST: ErrorReason
+ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: ErrorReason
+ERROR_REASON_SHARED_MEMORY_GONE: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind
@@ -249,6 +273,9 @@ RANGE_TEST_END_DIVERGED: RangeTestEnd
 RANGE_TEST_END_NO_LOSS: RangeTestEnd
 RANGE_TEST_END_STOPPED: RangeTestEnd
 RANGE_TEST_END_NO_MEMORY: RangeTestEnd
+TRANSPORT_UNSPECIFIED: Transport
+TRANSPORT_GRPC: Transport
+TRANSPORT_SHARED_MEMORY: Transport
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_F32: Encoding
 ENCODING_BF16: Encoding
@@ -274,6 +301,14 @@ OUTCOME_REASON_NON_FINITE: OutcomeReason
 OUTCOME_REASON_TOO_LARGE: OutcomeReason
 OUTCOME_REASON_BASE_IN_FUTURE: OutcomeReason
 OUTCOME_REASON_NOT_A_MEMBER: OutcomeReason
+LOCATION_UNSPECIFIED: Location
+LOCATION_SHARED: Location
+LOCATION_COPY: Location
+LOCATION_NONE: Location
+SEGMENT_UNSPECIFIED: Segment
+SEGMENT_GRADIENT: Segment
+SEGMENT_PARAMETERS: Segment
+SEGMENT_COPY: Segment
 
 class Header(_message.Message):
     __slots__ = ("lineage", "step", "incarnation")
@@ -1007,7 +1042,7 @@ class GetJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left", "rejections")
+    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left", "rejections", "transport", "transport_detail")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -1015,6 +1050,8 @@ class WorkerStatus(_message.Message):
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     LEASE_LEFT_FIELD_NUMBER: _ClassVar[int]
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DETAIL_FIELD_NUMBER: _ClassVar[int]
     worker: str
     epoch: int
     rank: int
@@ -1022,7 +1059,9 @@ class WorkerStatus(_message.Message):
     member: bool
     lease_left: _duration_pb2.Duration
     rejections: int
-    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ...) -> None: ...
+    transport: Transport
+    transport_detail: str
+    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
     __slots__ = ("step", "learning_rate", "loss", "contributions", "hyper_parameters")
@@ -1275,8 +1314,16 @@ class ShardMap(_message.Message):
     shards: _containers.RepeatedCompositeFieldContainer[Shard]
     def __init__(self, map_version: _Optional[int] = ..., shards: _Optional[_Iterable[_Union[Shard, _Mapping]]] = ...) -> None: ...
 
+class SharedMemoryOffer(_message.Message):
+    __slots__ = ("socket", "detail")
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    socket: str
+    detail: str
+    def __init__(self, socket: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
 class JoinResponse(_message.Message):
-    __slots__ = ("header", "epoch", "lease_ms", "shard_map", "rank", "world_size", "limits")
+    __slots__ = ("header", "epoch", "lease_ms", "shard_map", "rank", "world_size", "limits", "shared_memory")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -1284,6 +1331,7 @@ class JoinResponse(_message.Message):
     RANK_FIELD_NUMBER: _ClassVar[int]
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     header: Header
     epoch: int
     lease_ms: int
@@ -1291,7 +1339,8 @@ class JoinResponse(_message.Message):
     rank: int
     world_size: int
     limits: Limits
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_ms: _Optional[int] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    shared_memory: SharedMemoryOffer
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_ms: _Optional[int] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("job", "worker", "epoch")
@@ -1310,14 +1359,18 @@ class LeaveResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("job", "worker", "epoch")
+    __slots__ = ("job", "worker", "epoch", "transport", "transport_detail")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_DETAIL_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     epoch: int
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    transport: Transport
+    transport_detail: str
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ("header", "lease_ms")
@@ -1328,7 +1381,7 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lease_ms: _Optional[int] = ...) -> None: ...
 
 class PushHeader(_message.Message):
-    __slots__ = ("job", "worker", "epoch", "seq", "base_version", "weight", "loss", "encoding", "payload_bytes", "attempt", "layout_digest")
+    __slots__ = ("job", "worker", "epoch", "seq", "base_version", "weight", "loss", "encoding", "payload_bytes", "attempt", "layout_digest", "shared_buffer")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -1340,6 +1393,7 @@ class PushHeader(_message.Message):
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SHARED_BUFFER_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     epoch: int
@@ -1351,7 +1405,8 @@ class PushHeader(_message.Message):
     payload_bytes: int
     attempt: int
     layout_digest: bytes
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., base_version: _Optional[_Union[Version, _Mapping]] = ..., weight: _Optional[float] = ..., loss: _Optional[float] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., payload_bytes: _Optional[int] = ..., attempt: _Optional[int] = ..., layout_digest: _Optional[bytes] = ...) -> None: ...
+    shared_buffer: int
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., seq: _Optional[int] = ..., base_version: _Optional[_Union[Version, _Mapping]] = ..., weight: _Optional[float] = ..., loss: _Optional[float] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., payload_bytes: _Optional[int] = ..., attempt: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., shared_buffer: _Optional[int] = ...) -> None: ...
 
 class PushRequest(_message.Message):
     __slots__ = ("header", "offset_bytes", "crc32c", "data")
@@ -1400,34 +1455,38 @@ class PushResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[PushState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., finished: bool = ...) -> None: ...
 
 class PullRequest(_message.Message):
-    __slots__ = ("job", "view", "encoding", "known_version", "worker", "epoch")
+    __slots__ = ("job", "view", "encoding", "known_version", "worker", "epoch", "shared_memory")
     JOB_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     KNOWN_VERSION_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
     job: str
     view: View
     encoding: Encoding
     known_version: Version
     worker: str
     epoch: int
-    def __init__(self, job: _Optional[str] = ..., view: _Optional[_Union[View, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., known_version: _Optional[_Union[Version, _Mapping]] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    shared_memory: bool
+    def __init__(self, job: _Optional[str] = ..., view: _Optional[_Union[View, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., known_version: _Optional[_Union[Version, _Mapping]] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., shared_memory: bool = ...) -> None: ...
 
 class ParametersHeader(_message.Message):
-    __slots__ = ("version", "view", "encoding", "payload_bytes", "layout_digest")
+    __slots__ = ("version", "view", "encoding", "payload_bytes", "layout_digest", "location")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     VIEW_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    LOCATION_FIELD_NUMBER: _ClassVar[int]
     version: Version
     view: View
     encoding: Encoding
     payload_bytes: int
     layout_digest: bytes
-    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., view: _Optional[_Union[View, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., payload_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ...) -> None: ...
+    location: Location
+    def __init__(self, version: _Optional[_Union[Version, _Mapping]] = ..., view: _Optional[_Union[View, str]] = ..., encoding: _Optional[_Union[Encoding, str]] = ..., payload_bytes: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., location: _Optional[_Union[Location, str]] = ...) -> None: ...
 
 class PullResponse(_message.Message):
     __slots__ = ("header", "parameters", "offset_bytes", "crc32c", "data")
@@ -1470,6 +1529,30 @@ class StepResponse(_message.Message):
     finished: bool
     data: bytes
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[PushState, str]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., parameters: _Optional[_Union[ParametersHeader, _Mapping]] = ..., crc32c: _Optional[int] = ..., finished: bool = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class OpenSharedMemoryRequest(_message.Message):
+    __slots__ = ("job", "worker", "epoch")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    worker: str
+    epoch: int
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+
+class OpenSharedMemoryResponse(_message.Message):
+    __slots__ = ("header", "token", "token_ms", "segments", "payload_bytes")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    token: bytes
+    token_ms: int
+    segments: _containers.RepeatedScalarFieldContainer[Segment]
+    payload_bytes: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., token: _Optional[bytes] = ..., token_ms: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, str]]] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
 
 class AwaitOutcomeRequest(_message.Message):
     __slots__ = ("job", "worker", "epoch", "seq")

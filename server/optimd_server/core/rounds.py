@@ -85,6 +85,10 @@ class Rounds(ABC):
         """Whether the last outcome of this epoch is there but not to be told yet."""
         return False
 
+    def stands_still_for(self, worker: str, epoch: int) -> bool:
+        """Whether no update is made before this live epoch speaks, leaves or expires."""
+        return False
+
     def counts(self, worker: str, epoch: int) -> bool:
         """Whether this live epoch is a member of the open round."""
         return True

@@ -150,6 +150,16 @@ class SyncRounds(Rounds):
             return f"round {state.step} waits for {missing} of {len(awaited)}: {which}"
         return f"round {state.step} waits for {which}"
 
+    def stands_still_for(self, worker: str, epoch: int) -> bool:
+        """If the open round closes with it alone. The end of a range test would be a change, too."""
+        model, state = self.consistency, self.state
+        if model.quorum is not None or model.round_timeout_s is not None:
+            return False
+        if state.range_test is not None and state.range_test.active:
+            return False
+        awaited = self.round is not None and not self.closing and self.round.awaits(worker, epoch)
+        return awaited or state.finished
+
     def unanswered(self) -> list[Committed]:
         """Pushes held, and those in an open round."""
         in_round = self.round.pushes.values() if self.round is not None and not self.closing else ()

@@ -11,12 +11,14 @@ member of that round: if it counted against those who join, a round that waits f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec, Sync
 
 from optimd_server.runtime.shards import ShardGroup
+from optimd_server.runtime.sharing import JobSharing
 
 
 class StagingBudget:
@@ -24,17 +26,22 @@ class StagingBudget:
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
+        # Held while shared memory is made: what is on its way is not counted yet.
+        self.opening = asyncio.Lock()
         self.jobs: list[JobStaging] = []
 
     @property
     def used_bytes(self) -> int:
         """Taken, or set aside where that is more."""
-        return sum(max(job.own_bytes, job.taken_bytes) for job in self.jobs)
+        return sum(max(job.own_bytes, job.taken_bytes) + job.shared_bytes for job in self.jobs)
 
     @property
     def promised_bytes(self) -> int:
         """As used_bytes, without what Sync jobs hold for workers that are gone."""
-        return sum(job.own_bytes if job.per_worker else max(job.own_bytes, job.taken_bytes) for job in self.jobs)
+        return sum(
+            (job.own_bytes if job.per_worker else max(job.own_bytes, job.taken_bytes)) + job.shared_bytes
+            for job in self.jobs
+        )
 
     def check(self, more_bytes: int, used: Callable[[], int]) -> None:
         """Raises Refused(BACKLOG_FULL) if so much more does not fit, also without the buffers kept for reuse."""
@@ -54,13 +61,22 @@ class StagingBudget:
 class JobStaging:
     """One job's part in the budget. `live()`: how many workers are live now."""
 
-    def __init__(self, budget: StagingBudget, spec: JobSpec, shards: ShardGroup, live: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        budget: StagingBudget,
+        spec: JobSpec,
+        shards: ShardGroup,
+        sharing: JobSharing,
+        live: Callable[[], int],
+    ) -> None:
         """Raises Refused(LIMIT_EXCEEDED) if the job can never have the room it needs, BACKLOG_FULL if not now."""
         self._budget = budget
         self._shards = shards
+        self._sharing = sharing
+        self._workers = spec.consistency.workers if isinstance(spec.consistency, Sync) else 0
         self._live = live
         self.per_worker = isinstance(spec.consistency, Sync)
-        needed = self._bytes(spec.consistency.workers if isinstance(spec.consistency, Sync) else 1)
+        needed = self._bytes(max(self._workers, 1))
         if needed > budget.bytes_max:
             message = f"expected staging_bytes_max of at least {needed} for one gradient of each worker that round 0 "
             message += f"needs, got {budget.bytes_max}"
@@ -72,8 +88,13 @@ class JobStaging:
 
     @property
     def own_bytes(self) -> int:
-        """Set aside for this job, used or not."""
-        return self._bytes(self._live() if self.per_worker else 1)
+        """Set aside for this job, used or not; who has shared memory needs none of it."""
+        return self._bytes(self._live() - self._sharing.workers if self.per_worker else 1)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared with workers."""
+        return self._bytes(self._sharing.vectors)
 
     @property
     def taken_bytes(self) -> int:
@@ -85,11 +106,25 @@ class JobStaging:
         if self.per_worker:
             self._budget.check(self._bytes(1), lambda: self._budget.promised_bytes)
 
+    def check_shared(self) -> None:
+        """Raises Refused(SHARED_MEMORY_UNAVAILABLE) if it would take room that this job's workers to come need."""
+        more = self._sharing.vectors_per_worker - (1 if self.per_worker else 0)
+        to_come = max(0, self._workers - self._live())
+        needed = self._budget.used_bytes + self._bytes(more + to_come)
+        if needed > self._budget.bytes_max:
+            message = f"expected room for {self._bytes(more)} bytes more of shared memory, got staging_bytes_max = "
+            raise Refused("SHARED_MEMORY_UNAVAILABLE", f"{message}{self._budget.bytes_max}, which is taken")
+
     def check_stage(self, worker: str, epoch: int) -> None:
         """Raises Refused(BACKLOG_FULL) if there is no room for this push."""
         if self.per_worker or self._shards.has_buffer(worker, epoch) or self._shards.buffers == 0:
             return
         self._budget.check(self._bytes(1), lambda: self._budget.used_bytes)
+
+    @property
+    def opening(self) -> asyncio.Lock:
+        """Held while shared memory is made."""
+        return self._budget.opening
 
     def trim(self) -> None:
         """Give buffers that wait for reuse back to the system."""

@@ -19,6 +19,8 @@ class ServerConfig:
     data_dir: Path | None = None
     # Every event of every job is written here, for looking into a problem; without it none is.
     event_log_dir: Path | None = None
+    # Whether workers on this machine may have their gradients and parameters in shared memory.
+    shared_memory: bool = True
     lease_s: float = 10.0
     tick_interval_s: float = 0.25
     wait_s_max: float = 20.0
@@ -26,7 +28,8 @@ class ServerConfig:
     # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
     chunk_bytes_max: int = 2 * MIB
     step_bytes_max: int = 2 * MIB
-    # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update.
+    # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update. They are
+    # not shared either: they travel in the call itself.
     inline_bytes_max: int = 64 * 1024
     # Vectors up to here are updated by one thread: waking the others costs more than they save.
     one_thread_bytes_max: int = 4 * MIB

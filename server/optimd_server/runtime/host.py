@@ -41,16 +41,19 @@ from optimd_server.core.events import (
     Push,
     PutBack,
     RangeTestStopRequested,
+    SignOfLife,
     Version,
 )
 from optimd_server.core.saved import restore, saved_state
-from optimd_server.optimizers.kernels import Float32s
+from optimd_server.optimizers.kernels import Float32s, magnitude_max
 from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.eventlog import EventLog
 from optimd_server.runtime.shards import ShardGroup
+from optimd_server.runtime.sharing import JobSharing, WorkerMemory
 from optimd_server.runtime.threads import KernelThreads
-from optimd_server.state import StagedGradient
+from optimd_server.state import Claim, SharedGradient, StagedGradient
+from optimd_server.state.bulk import magnitude_max_on
 from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
@@ -89,14 +92,24 @@ class JobHost:
             "epochs_from": epochs_from,
         }
         self.machine = JobMachine(spec, **arguments)  # type: ignore[arg-type]
-        self.shards = ShardGroup(spec, self.machine.state.plan, config.shards, threads.threads, config.chunk_bytes_max)
-        self._staging = JobStaging(budget, spec, self.shards, lambda: len(self.machine.state.members))
+        self.sharing = JobSharing(name, spec, config)
+        shared = self.sharing.parameters
+        self.shards = ShardGroup(
+            spec,
+            self.machine.state.plan,
+            config.shards,
+            threads.threads,
+            config.chunk_bytes_max,
+            None if shared is None else shared.values,
+        )
+        self._staging = JobStaging(budget, spec, self.shards, self.sharing, lambda: len(self.machine.state.members))
+        self.transports: dict[tuple[str, int], tuple[int, str]] = {}
         self.ready = asyncio.Event()
         self._clock = clock
         self._on_fatal = on_fatal
         self._inline = self.shards.size_bytes <= config.inline_bytes_max
-        one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
-        self._run = threads.run_inline if one_thread else threads.run
+        self._one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
+        self._run = threads.run_inline if self._one_thread else threads.run
         # Waiters of one push in the order they came.
         self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
         self._slabs_still = asyncio.Lock()
@@ -141,6 +154,9 @@ class JobHost:
             case DropStaging():
                 self.shards.drop(effect.worker, effect.epoch)
             case MemberRecord():
+                if effect.change != "joined":
+                    self.sharing.forget(effect.worker, effect.epoch)
+                    self.transports.pop((effect.worker, effect.epoch), None)
                 if effect.change == "set aside":
                     log.warning("job %s: worker %s was set aside, epoch %d", self.name, effect.worker, effect.epoch)
             case BecameReady():
@@ -199,7 +215,47 @@ class JobHost:
         self._staging.check_stage(push.worker, push.epoch)
         return self.shards.stage(push.worker, push.epoch, dtype)
 
-    def give_up(self, staged: StagedGradient) -> None:
+    async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:
+        """Make shared memory for a live epoch of a job that shares. Raises Refused(SHARED_MEMORY_UNAVAILABLE, ...)."""
+        async with self._staging.opening:
+            self.sharing.forget(worker, epoch)
+            self._staging.check_shared()
+            memory = await asyncio.to_thread(self.sharing.make, worker)
+            self.handle(SignOfLife(worker, epoch))
+            self.sharing.keep(worker, epoch, memory)
+        return memory
+
+    def adopt(self, push: Push, number: int) -> SharedGradient:
+        """The gradient in a shared buffer takes its place in staging. Raises Refused(SHARED_MEMORY_GONE)."""
+        return self.shards.adopt(push.worker, push.epoch, self.sharing.gradient(push.worker, push.epoch, number))
+
+    async def scan(self, gradient: SharedGradient) -> float:
+        """Its largest |element|, infinity if one is not finite. Raises Refused(PUSH_SUPERSEDED)."""
+        if self._one_thread:
+            found = magnitude_max(gradient.values)
+        else:
+            found = await asyncio.to_thread(magnitude_max_on, gradient.values, self._run)
+        gradient.check_open()
+        return found
+
+    async def locate(self, worker: str, epoch: int) -> tuple[Version, int]:
+        """The version of the parameters and where a worker with shared memory may read them, as a Location."""
+        if self.sharing.has(worker, epoch):
+            if self.machine.rounds.stands_still_for(worker, epoch):
+                return self.machine.version, pb.LOCATION_SHARED
+            copy = self.sharing.copy_of(worker, epoch)
+            if copy is not None:
+                # To its end, also if the call is given up: nobody may write to the parameters meanwhile.
+                return await asyncio.shield(asyncio.ensure_future(self._copy_parameters(copy))), pb.LOCATION_COPY
+        return self.machine.version, pb.LOCATION_NONE
+
+    async def _copy_parameters(self, target: Float32s) -> Version:
+        async with self._slabs_still:
+            version = self.machine.version
+            await asyncio.to_thread(self.shards.copy_parameters, target, self._run)
+            return version
+
+    def give_up(self, staged: Claim) -> None:
         """Nothing more of this payload will come: free it, unless another attempt took its place."""
         if not staged.closed:
             self.shards.drop(staged.worker, staged.epoch)

@@ -12,8 +12,8 @@ from optimdpb.specs import Async, JobSpec
 from optimd_server.core.effects import Apply, Prepare
 from optimd_server.optimizers import Plan
 from optimd_server.optimizers.kernels import Float32s, Float64s
-from optimd_server.state import Shard, StagedGradient, piece_bounds, split_evenly
-from optimd_server.state.shard import RunOnThreads
+from optimd_server.state import Claim, Shard, SharedGradient, StagedGradient, piece_bounds, split_evenly
+from optimd_server.state.bulk import RunOnThreads, copy_on
 from optimd_server.state.staging import ChunkedVector
 from optimd_server.storage import ShardImage, vector_names
 
@@ -21,15 +21,24 @@ from optimd_server.storage import ShardImage, vector_names
 class ShardGroup:
     """Shards in order of elements. prepare() and apply() block; the rest belongs to the event loop.
 
-    `staged`: the gradient of each (worker, epoch), whole or still coming in.
+    `staged`: the gradient of each (worker, epoch), whole or still coming in. memory: zeros to keep all parameters in;
+    None for memory of the shards' own.
     """
 
-    def __init__(self, spec: JobSpec, plan: Plan, shard_count: int, threads_max: int, chunk_bytes_max: int) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        plan: Plan,
+        shard_count: int,
+        threads_max: int,
+        chunk_bytes_max: int,
+        memory: Float32s | None = None,
+    ) -> None:
         bounds = split_evenly(piece_bounds(spec.layout), shard_count)
-        self.shards = [Shard(plan, spec.layout, part, threads_max, _delay_of(spec)) for part in bounds]
+        self.shards = [Shard(plan, spec.layout, part, threads_max, _delay_of(spec), memory) for part in bounds]
         self._chunk_bytes_max = chunk_bytes_max
         self._vector_names = vector_names(spec)
-        self.staged: dict[tuple[str, int], StagedGradient] = {}
+        self.staged: dict[tuple[str, int], Claim] = {}
 
     def upload_vector(self) -> ChunkedVector:
         """Where the initial parameters go."""
@@ -42,6 +51,15 @@ class ShardGroup:
         staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
         self.staged[worker, epoch] = staged
         return staged
+
+    def adopt(self, worker: str, epoch: int, values: Float32s) -> SharedGradient:
+        """Stage a gradient where it lies; what was staged of the same epoch is closed."""
+        self._close(worker, epoch)
+        for shard in self.shards:
+            shard.adopt(worker, epoch, values)
+        adopted = SharedGradient(worker, epoch, values)
+        self.staged[worker, epoch] = adopted
+        return adopted
 
     @property
     def buffers(self) -> int:
@@ -100,6 +118,11 @@ class ShardGroup:
             for start in range(0, shard.elements, elements_max):
                 values = shard.parameters[start : start + elements_max]
                 take((shard.element_start + start) * 4, values)
+
+    def copy_parameters(self, target: Float32s, run: RunOnThreads) -> None:
+        """All parameters into a vector, on threads."""
+        for shard in self.shards:
+            copy_on(target[shard.element_start : shard.element_stop], shard.parameters, run)
 
     def flat_parameters(self) -> Float32s:
         """A copy of all parameters."""

@@ -10,7 +10,9 @@ from optimdpb.v1 import optimd_pb2 as pb
 from optimd_server.runtime import Runtime
 from optimd_server.service.changes import ChangeService
 from optimd_server.service.dispatch import Gate, generic_handler
+from optimd_server.service.handover import Handover
 from optimd_server.service.jobs import JobService
+from optimd_server.service.payloads import PayloadService
 from optimd_server.service.workers import WorkerService
 
 _OPTIONS = (
@@ -30,11 +32,15 @@ class Service:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._health = health.aio.HealthServicer()
+        self._handover = Handover()
         self._server = grpc.aio.server(options=_OPTIONS)
         gate = Gate(runtime.config.calls_max)
         services = {
             "JobService": {**JobService(runtime).methods(), **ChangeService(runtime).methods()},
-            "WorkerService": WorkerService(runtime).methods(),
+            "WorkerService": {
+                **WorkerService(runtime, self._handover).methods(),
+                **PayloadService(runtime).methods(),
+            },
             "ShardService": {},
         }
         self._server.add_generic_rpc_handlers(
@@ -52,6 +58,8 @@ class Service:
             raise OSError(f"cannot listen on {host}:{port}: {error}") from error
         if bound == 0:
             raise OSError(f"cannot listen on {host}:{port}")
+        if self._runtime.config.shared_memory:
+            self._handover.start()
         await self._server.start()
         for name in ("", *self._names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -64,6 +72,7 @@ class Service:
         """
         await self._health.enter_graceful_shutdown()
         await self._runtime.drain()
+        await self._handover.close()
         await self._server.stop(self._runtime.config.drain_s_max)
         await self._runtime.drain()
         try:

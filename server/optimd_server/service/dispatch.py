@@ -1,7 +1,8 @@
 """From the contract's descriptors to gRPC method handlers.
 
-Requests arrive as bytes and are parsed here, so that garbage is answered like any other bad request. Responses may be
-messages or bytes that are already encoded. Methods of the contract without a function answer NOT_SERVED.
+Requests arrive as bytes and are parsed here, so that garbage is answered like any other bad request; those with a
+`data` field come as Framed. Responses may be messages or bytes that are already encoded. Methods of the contract
+without a function answer NOT_SERVED.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from optimdpb.errors import NotServed, Refused
+from optimdpb.frames import framed
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.service.errors import abort, unexpected
@@ -57,7 +59,7 @@ def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> 
 
 
 def _handler(rpc: Any, method: Method | None, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
-    parse = _parser(rpc)
+    parse = parser(rpc)
     if rpc.client_streaming:
         return grpc.stream_unary_rpc_method_handler(_stream_in(rpc.name, parse, method, gate), None, _encode)
     if rpc.server_streaming:
@@ -65,12 +67,14 @@ def _handler(rpc: Any, method: Method | None, gate: Gate) -> grpc.RpcMethodHandl
     return grpc.unary_unary_rpc_method_handler(_unary(rpc.name, parse, method, gate), None, _encode)
 
 
-def _parser(rpc: Any) -> Callable[[bytes], Any]:
+def parser(rpc: Any) -> Callable[[bytes], Any]:
+    """From the bytes of a request of this rpc to what its function takes; raises Refused(MALFORMED_REQUEST)."""
     message_class = GetMessageClass(rpc.input_type)
+    has_data = "data" in rpc.input_type.fields_by_name
 
     def parse(data: bytes) -> Any:
         try:
-            return message_class.FromString(data)
+            return framed(data, message_class) if has_data else message_class.FromString(data)
         except DecodeError as error:
             name = rpc.input_type.name
             raise Refused("MALFORMED_REQUEST", f"expected a {name}, got bytes that are none", field=name) from error

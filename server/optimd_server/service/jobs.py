@@ -11,6 +11,7 @@ import numpy as np
 from google.protobuf import duration_pb2
 from optimdpb.codec import job_spec_from_proto, job_spec_to_proto
 from optimdpb.errors import Refused
+from optimdpb.frames import Framed
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
@@ -21,6 +22,7 @@ from optimd_server.service.dispatch import Method
 from optimd_server.service.messages import (
     check_layout,
     checked_name,
+    checksum_of,
     header,
     limits,
     next_chunk,
@@ -74,13 +76,11 @@ class JobService:
                 response.disposition = pb.CREATE_DISPOSITION_READY
         return response
 
-    async def upload_parameters(
-        self, requests: AsyncIterator[pb.UploadParametersRequest]
-    ) -> pb.UploadParametersResponse:
+    async def upload_parameters(self, requests: AsyncIterator[Framed]) -> pb.UploadParametersResponse:
         first = await anext(requests, None)
         if first is None:
             raise Refused("MALFORMED_REQUEST", "expected an upload header, got an empty stream", field="header")
-        upload = required(first, "header")
+        upload = required(first.message, "header")
         host = self._runtime.job(upload.job)
         host.handle(UploadProgressed(upload.upload_token))
         check_layout(host, upload.layout_digest)
@@ -88,10 +88,10 @@ class JobService:
         if upload.payload_bytes != vector.payload_bytes:
             message = f"expected payload_bytes {vector.payload_bytes}, got {upload.payload_bytes}"
             raise Refused("PAYLOAD_SIZE_MISMATCH", message, expected=vector.payload_bytes, got=upload.payload_bytes)
-        request: pb.UploadParametersRequest | None = first
+        request: Framed | None = first
         while request is not None:
             host.handle(UploadProgressed(upload.upload_token))
-            vector.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
+            vector.write(request.message.offset_bytes, request.data, checksum_of(request.message))
             request = await next_chunk(requests)
         vector.check_complete()
         if not np.isfinite(vector.magnitude_max):
@@ -124,6 +124,7 @@ class JobService:
             account = state.ledger.find(member.worker, member.epoch)
             lease_left = duration_pb2.Duration()
             lease_left.FromMilliseconds(max(0, int((member.lease_until_s - now_s) * 1000)))
+            transport, detail = host.transports.get((member.worker, member.epoch), (pb.TRANSPORT_UNSPECIFIED, ""))
             response.workers.add(
                 worker=member.worker,
                 epoch=member.epoch,
@@ -132,6 +133,8 @@ class JobService:
                 member=rounds.counts(member.worker, member.epoch),
                 lease_left=lease_left,
                 rejections=member.rejections,
+                transport=pb.Transport.Name(transport) if transport in pb.Transport.values() else None,
+                transport_detail=detail,
             )
         return response
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from optimdpb.errors import Refused
+from optimdpb.frames import Framed
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Outcome, Reason, RoundRecord
+from optimd_server.core.effects import Outcome, Pending, Reason, RoundRecord
 from optimd_server.core.events import Push, Version
 from optimd_server.runtime import JobHost, Runtime
-
-Chunk = TypeVar("Chunk", pb.PushRequest, pb.UploadParametersRequest)
 
 _NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _MILLISECONDS = 1000
@@ -36,12 +35,17 @@ def required(message: Any, field: str) -> Any:
     return getattr(message, field)
 
 
-async def next_chunk(requests: AsyncIterator[Chunk]) -> Chunk | None:
+async def next_chunk(requests: AsyncIterator[Framed]) -> Framed | None:
     """The next message of a stream whose header has come, None at its end. Raises Refused(MALFORMED_REQUEST)."""
     request = await anext(requests, None)
-    if request is not None and request.HasField("header"):
+    if request is not None and request.message.HasField("header"):
         raise Refused("MALFORMED_REQUEST", "expected a header in the first message alone, got another", field="header")
     return request
+
+
+def checksum_of(message: Any) -> int | None:
+    """The crc32c of a chunk, None if it carries none."""
+    return message.crc32c if message.HasField("crc32c") else None
 
 
 def header(runtime: Runtime, host: JobHost) -> pb.Header:
@@ -128,6 +132,17 @@ def outcome_to_proto(outcome: Outcome) -> pb.Outcome:
         rank=outcome.rank,
         world_size=outcome.world_size,
     )
+
+
+def put_outcome(
+    response: pb.PushResponse | pb.StepResponse | pb.AwaitOutcomeResponse, outcome: Outcome | Pending | None
+) -> None:
+    """What became of a push, as far as it is known."""
+    if isinstance(outcome, Outcome):
+        response.state = pb.PUSH_STATE_DONE
+        response.outcome.CopyFrom(outcome_to_proto(outcome))
+    else:
+        response.state = pb.PUSH_STATE_WAITING if isinstance(outcome, Pending) else pb.PUSH_STATE_UNKNOWN
 
 
 def round_to_proto(record: RoundRecord) -> pb.RoundStatus:

@@ -1,45 +1,28 @@
-"""WorkerService: join, push, pull, step."""
+"""WorkerService, its control plane: who is a member, what became of a push, shared memory."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
-from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
-from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Outcome, Pending, Proceed
-from optimd_server.core.events import (
-    LeaveRequested,
-    Push,
-    PushCommitted,
-    PushOffered,
-    SignOfLife,
-    Version,
-)
+from optimd_server.core.events import LeaveRequested, SignOfLife
 from optimd_server.runtime import JobHost, Runtime
 from optimd_server.service.dispatch import Method
-from optimd_server.service.messages import (
-    check_encoding,
-    check_layout,
-    checked_name,
-    gradient_dtype,
-    header,
-    lease_ms,
-    limits,
-    next_chunk,
-    outcome_to_proto,
-    push_from_proto,
-    required,
-)
+from optimd_server.service.errors import shortened
+from optimd_server.service.handover import TOKEN_S, Handover
+from optimd_server.service.messages import check_layout, checked_name, header, lease_ms, limits, put_outcome
+
+TRANSPORT_DETAIL_BYTES_MAX = 200
 
 
 class WorkerService:
-    """The functions behind the rpcs of the same names."""
+    """The functions behind the rpcs of the same names. handover: None where no memory is shared."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, handover: Handover | None = None) -> None:
         self._runtime = runtime
+        self._handover = handover
 
     def methods(self) -> Mapping[str, Method]:
         """What is served, by rpc name."""
@@ -47,10 +30,8 @@ class WorkerService:
             "Join": self.join,
             "Leave": self.leave,
             "Heartbeat": self.heartbeat,
-            "Push": self.push,
-            "Pull": self.pull,
-            "Step": self.step,
             "AwaitOutcome": self.await_outcome,
+            "OpenSharedMemory": self.open_shared_memory,
         }
 
     async def join(self, request: pb.JoinRequest) -> pb.JoinResponse:
@@ -69,7 +50,16 @@ class WorkerService:
             rank=joined.rank,
             world_size=joined.world_size,
             limits=limits(self._runtime),
+            shared_memory=self._offer(host),
         )
+
+    def _offer(self, host: JobHost) -> pb.SharedMemoryOffer:
+        why_not = host.sharing.why_not
+        if not why_not and (self._handover is None or not self._handover.name):
+            why_not = "the server has no unix socket to hand memory over"
+        if why_not or self._handover is None:
+            return pb.SharedMemoryOffer(detail=why_not)
+        return pb.SharedMemoryOffer(socket=self._handover.name)
 
     def _check_room(self, host: JobHost, worker: str) -> None:
         limit, members = self._runtime.config.workers_max, host.machine.state.members
@@ -85,102 +75,10 @@ class WorkerService:
     async def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         host = self._runtime.job(request.job)
         host.handle(SignOfLife(request.worker, request.epoch))
+        if request.transport:
+            detail = shortened(request.transport_detail, TRANSPORT_DETAIL_BYTES_MAX)
+            host.transports[request.worker, request.epoch] = request.transport, detail
         return pb.HeartbeatResponse(header=header(self._runtime, host), lease_ms=lease_ms(self._runtime))
-
-    async def push(self, requests: AsyncIterator[pb.PushRequest]) -> pb.PushResponse:
-        first = await anext(requests, None)
-        if first is None:
-            raise Refused("MALFORMED_REQUEST", "expected a push header, got an empty stream", field="header")
-        message = required(first, "header")
-        host = self._runtime.job(message.job)
-        push = push_from_proto(host, message)
-        if Proceed() in host.handle(PushOffered(push)):
-            await self._receive(host, push, first, requests)
-        outcome = await host.wait_outcome(push.worker, push.epoch, push.seq, self._runtime.wait_s())
-        response = pb.PushResponse(header=header(self._runtime, host), finished=host.machine.state.finished)
-        _put_outcome(response, outcome)
-        return response
-
-    async def _receive(
-        self, host: JobHost, push: Push, first: pb.PushRequest, requests: AsyncIterator[pb.PushRequest]
-    ) -> None:
-        """Stage the payload and commit it. A stream that breaks or is refused leaves nothing committed."""
-        staged = host.stage(push, gradient_dtype(first.header.encoding))
-        try:
-            request: pb.PushRequest | None = first
-            while request is not None:
-                staged.write(request.offset_bytes, request.data, request.crc32c if request.HasField("crc32c") else None)
-                request = await next_chunk(requests)
-                if staged.received_bytes and request is not None:
-                    host.handle(SignOfLife(push.worker, push.epoch))
-            staged.check_complete()
-            staged.check_open()
-            host.handle(PushCommitted(push, staged.magnitude_max))
-        except BaseException:  # cancelled, broken or refused
-            host.give_up(staged)
-            raise
-
-    async def step(self, request: pb.StepRequest) -> pb.StepResponse | bytes:
-        message = required(request, "header")
-        host = self._runtime.job(message.job)
-        limit = self._runtime.config.step_bytes_max
-        if host.shards.size_bytes > limit:
-            text = (
-                f"expected a model of at most step_bytes_max = {limit} for Step, got {host.shards.size_bytes}: use Push"
-            )
-            raise Refused(
-                "LIMIT_EXCEEDED", text, limit="step_bytes_max", limit_value=limit, value=host.shards.size_bytes
-            )
-        push = push_from_proto(host, message)
-        if Proceed() in host.handle(PushOffered(push)):
-            staged = host.stage(push, gradient_dtype(message.encoding))
-            try:
-                staged.write(0, request.data, request.crc32c if request.HasField("crc32c") else None)
-                staged.check_complete()
-                host.handle(PushCommitted(push, staged.magnitude_max))
-            except BaseException:
-                host.give_up(staged)
-                raise
-        outcome = await host.wait_outcome(push.worker, push.epoch, push.seq, self._runtime.wait_s())
-        if not isinstance(outcome, Outcome):
-            response = pb.StepResponse(header=header(self._runtime, host), finished=host.machine.state.finished)
-            _put_outcome(response, outcome)
-            return response
-        version, parameters = await host.copy_parameters()
-        data = parameters.view("u1")
-        response = pb.StepResponse(
-            header=header(self._runtime, host),
-            parameters=_parameters_header(host, version, pb.VIEW_TRAIN, data.nbytes),
-            crc32c=crc32c(data),
-            finished=host.machine.state.finished,
-        )
-        _put_outcome(response, outcome)
-        return with_data(response, data)
-
-    async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullResponse | bytes]:
-        host = self._runtime.job(request.job)
-        check_encoding(request.encoding)
-        if request.view not in (pb.VIEW_UNSPECIFIED, pb.VIEW_TRAIN, pb.VIEW_EVAL):
-            raise Refused("UNSUPPORTED_ENCODING", f"expected a known view, got number {request.view}", field="view")
-        if request.worker:
-            host.handle(SignOfLife(request.worker, request.epoch))
-        if not host.ready.is_set():
-            raise Refused("JOB_NOT_READY", f"job {host.name!r} waits for its parameters", state="INITIALIZING")
-        view = request.view or pb.VIEW_TRAIN
-        known = request.known_version if request.HasField("known_version") else None
-        version = host.machine.version
-        if known is not None and (known.lineage, known.step) == (version.lineage, version.step):
-            yield pb.PullResponse(
-                header=header(self._runtime, host), parameters=_parameters_header(host, version, view, 0)
-            )
-            return
-        encoded = await host.encoded()
-        yield pb.PullResponse(
-            header=header(self._runtime, host),
-            parameters=_parameters_header(host, encoded.version, view, host.shards.size_bytes),
-        )
-        for chunk in encoded.chunks:
-            yield chunk
 
     async def await_outcome(self, request: pb.AwaitOutcomeRequest) -> pb.AwaitOutcomeResponse:
         host = self._runtime.job(request.job)
@@ -190,25 +88,23 @@ class WorkerService:
         wait_s = self._runtime.wait_s()
         outcome = await host.wait_outcome(request.worker, request.epoch, request.seq, wait_s)
         response = pb.AwaitOutcomeResponse(header=header(self._runtime, host), finished=host.machine.state.finished)
-        _put_outcome(response, outcome)
+        put_outcome(response, outcome)
         return response
 
-
-def _put_outcome(
-    response: pb.PushResponse | pb.StepResponse | pb.AwaitOutcomeResponse, outcome: Outcome | Pending | None
-) -> None:
-    if isinstance(outcome, Outcome):
-        response.state = pb.PUSH_STATE_DONE
-        response.outcome.CopyFrom(outcome_to_proto(outcome))
-    else:
-        response.state = pb.PUSH_STATE_WAITING if isinstance(outcome, Pending) else pb.PUSH_STATE_UNKNOWN
-
-
-def _parameters_header(host: JobHost, version: Version, view: int, payload_bytes: int) -> pb.ParametersHeader:
-    return pb.ParametersHeader(
-        version=pb.Version(lineage=version.lineage, step=version.step),
-        view=pb.View.Name(view),
-        encoding=pb.ENCODING_F32,
-        payload_bytes=payload_bytes,
-        layout_digest=host.spec.layout.digest,
-    )
+    async def open_shared_memory(self, request: pb.OpenSharedMemoryRequest) -> pb.OpenSharedMemoryResponse:
+        host = self._runtime.job(request.job)
+        host.handle(SignOfLife(request.worker, request.epoch))
+        parameters, offer = host.sharing.parameters, self._offer(host)
+        if parameters is None or self._handover is None or not offer.socket:
+            raise Refused("SHARED_MEMORY_UNAVAILABLE", offer.detail)
+        memory = await host.open_shared(request.worker, request.epoch)
+        read_only = parameters if memory.copy is None else memory.copy
+        kind = pb.SEGMENT_PARAMETERS if memory.copy is None else pb.SEGMENT_COPY
+        token = self._handover.offer([*memory.gradients, read_only], lent=[parameters])
+        return pb.OpenSharedMemoryResponse(
+            header=header(self._runtime, host),
+            token=token,
+            token_ms=int(TOKEN_S * 1000),
+            segments=[pb.SEGMENT_GRADIENT] * len(memory.gradients) + [kind],
+            payload_bytes=host.shards.size_bytes,
+        )

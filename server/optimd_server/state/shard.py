@@ -18,36 +18,42 @@ from optimd_server.optimizers.compensation import compensate_blocks
 from optimd_server.optimizers.gradients import FLOAT32_BYTES, Sources, reduce_blocks
 from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.loops import piece_squares
+from optimd_server.state.bulk import RunOnThreads
 from optimd_server.state.past import PastVersions
 from optimd_server.state.pieces import Int64s, blocks_of, piece_bounds, runs_of
 
 LINE_BYTES = 64
 # What a worker sent: float32, or bfloat16 as uint16.
 Gradient = NDArray[np.float32] | NDArray[np.uint16]
-# run(work, items) calls work(thread, start, stop) for runs that cover 0 to items, each once, and waits for all.
-RunOnThreads = Callable[[Callable[[int, int, int], None], int], None]
 
 
 class Shard:
     """Elements bounds[0] to bounds[-1] of a job; bounds are those of its pieces.
 
     Owns its memory. `parameters` is (n,), `slots` (slot, n), both float32 and changed in place by apply() alone.
-    delay: (lambda, versions kept) of delay compensation, None for none.
+    delay: (lambda, versions kept) of delay compensation, None for none. memory: zeros of the whole job, whose own part
+    becomes `parameters`; None for memory of its own.
     """
 
     def __init__(
-        self, plan: Plan, layout: Layout, bounds: Int64s, threads_max: int, delay: tuple[float, int] | None = None
+        self,
+        plan: Plan,
+        layout: Layout,
+        bounds: Int64s,
+        threads_max: int,
+        delay: tuple[float, int] | None = None,
+        memory: Float32s | None = None,
     ) -> None:
         self.rule = plan.rule
         self.element_start, self.element_stop = int(bounds[0]), int(bounds[-1])
         elements = self.element_stop - self.element_start
-        self.parameters = _slab(elements)
+        span = self.element_start, self.element_stop
+        self.parameters = _slab(elements) if memory is None else memory[slice(*span)]
         self.slots = _slab(len(self.rule.slots) * elements).reshape(len(self.rule.slots), elements)
         self.step = 0
         self._pieces = bounds - bounds[0]
         first_piece = int(np.searchsorted(piece_bounds(layout), bounds[0]))
         self._piece_rows = plan.piece_rows()[first_piece : first_piece + len(bounds) - 1]
-        span = self.element_start, self.element_stop
         self._blocks = blocks_of(runs_of(layout, plan.tensor_rows), *span)
         self._buffer_blocks = blocks_of(runs_of(layout, [0 if b else NO_ROW for b in plan.buffers]), *span)
         self._scratch = np.empty((threads_max, BLOCK_ELEMENTS), np.float32)
@@ -81,10 +87,17 @@ class Shard:
         self._staged[worker, epoch] = whole.view(dtype)[: self.elements]
         return self._staged[worker, epoch]
 
+    def adopt(self, worker: str, epoch: int, gradient: Float32s) -> None:
+        """Read this epoch's gradient, of the whole job, where it lies; it must stay as it is until drop()."""
+        self.drop(worker, epoch)
+        self._staged[worker, epoch] = gradient[self.element_start : self.element_stop]
+
     def drop(self, worker: str, epoch: int) -> None:
-        """Take the epoch's buffer back. Dropping nothing is harmless."""
-        if self._staged.pop((worker, epoch), None) is not None:
-            self._free.append(self._wholes.pop((worker, epoch)))
+        """Forget the epoch's gradient; take its buffer back if it is one of ours. Dropping nothing is harmless."""
+        self._staged.pop((worker, epoch), None)
+        whole = self._wholes.pop((worker, epoch), None)
+        if whole is not None:
+            self._free.append(whole)
 
     @property
     def buffers(self) -> int:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
 
-from optimd_server.optimizers.kernels import magnitude_max
+from optimd_server.optimizers.kernels import Float32s, magnitude_max
 from optimd_server.state.shard import Gradient
+
+Bytes = NDArray[np.uint8]
+# Copied at a time, so that it is scanned while it is in the core's own cache.
+SCAN_BYTES = 256 * 1024
 
 
 class ChunkedVector:
@@ -34,16 +39,16 @@ class ChunkedVector:
         """Whether every byte is there."""
         return self.received_bytes == self.payload_bytes
 
-    def write(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
+    def write(self, offset_bytes: int, data: Bytes, checksum: int | None) -> None:
         """Take the next chunk. Raises Refused(CHUNK_OUT_OF_ORDER, PAYLOAD_SIZE_MISMATCH, CHECKSUM_MISMATCH)."""
-        if not data:
+        if not data.size:
             return
         self._check(offset_bytes, data, checksum)
-        source = np.frombuffer(data, np.uint8)
+        source = data
         while source.size:
             part = self._parts[self._part]
             room = part.nbytes - self._part_bytes
-            count = min(room, source.size)
+            count = min(room, source.size, SCAN_BYTES)
             part.view(np.uint8)[self._part_bytes : self._part_bytes + count] = source[:count]
             first = self._part_bytes // self._item_bytes
             self.magnitude_max = max(self.magnitude_max, magnitude_max(part[first : first + count // self._item_bytes]))
@@ -51,27 +56,27 @@ class ChunkedVector:
             self._part_bytes += count
             if self._part_bytes == part.nbytes:
                 self._part, self._part_bytes = self._part + 1, 0
-        self.received_bytes += len(data)
+        self.received_bytes += data.size
 
     def check_complete(self) -> None:
         """Raises Refused(PAYLOAD_SIZE_MISMATCH) unless every byte is there."""
         if not self.complete:
             raise _size_mismatch(self.payload_bytes, self.received_bytes)
 
-    def _check(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
+    def _check(self, offset_bytes: int, data: Bytes, checksum: int | None) -> None:
         if offset_bytes != self.received_bytes:
             message = f"expected the chunk at byte {self.received_bytes}, got the one at byte {offset_bytes}"
             raise Refused("CHUNK_OUT_OF_ORDER", message, expected=self.received_bytes, got=offset_bytes)
-        if len(data) > self._chunk_bytes_max or len(data) % self._item_bytes:
+        if data.size > self._chunk_bytes_max or data.size % self._item_bytes:
             expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {self._item_bytes}"
             raise Refused(
                 "CHUNK_OUT_OF_ORDER",
-                f"expected a chunk of {expected}, got {len(data)}",
+                f"expected a chunk of {expected}, got {data.size}",
                 expected=expected,
-                got=len(data),
+                got=data.size,
             )
-        if offset_bytes + len(data) > self.payload_bytes:
-            raise _size_mismatch(self.payload_bytes, offset_bytes + len(data))
+        if offset_bytes + data.size > self.payload_bytes:
+            raise _size_mismatch(self.payload_bytes, offset_bytes + data.size)
         actual = crc32c(data)
         if checksum != actual:
             got = "none" if checksum is None else f"{checksum:#010x}"
@@ -79,24 +84,39 @@ class ChunkedVector:
             raise Refused("CHECKSUM_MISMATCH", message, expected=f"{actual:#010x}", got=got)
 
 
-class StagedGradient(ChunkedVector):
-    """A push's payload. Closed when another attempt, a newer epoch or the end of its lease takes its place."""
+class Claim:
+    """A push's place in staging. Closed when another attempt, a newer epoch or the end of its lease takes it."""
 
-    def __init__(self, worker: str, epoch: int, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
-        super().__init__(parts, chunk_bytes_max)
+    def __init__(self, worker: str, epoch: int) -> None:
         self.worker = worker
         self.epoch = epoch
         self.closed = False
-
-    def write(self, offset_bytes: int, data: bytes, checksum: int | None) -> None:
-        """As ChunkedVector.write; raises Refused(PUSH_SUPERSEDED) once closed."""
-        self.check_open()
-        super().write(offset_bytes, data, checksum)
 
     def check_open(self) -> None:
         """Raises Refused(PUSH_SUPERSEDED) once closed."""
         if self.closed:
             raise Refused("PUSH_SUPERSEDED", "another attempt, a newer epoch or an ended lease took this push's place")
+
+
+class StagedGradient(ChunkedVector, Claim):
+    """A push's payload on its way in."""
+
+    def __init__(self, worker: str, epoch: int, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
+        ChunkedVector.__init__(self, parts, chunk_bytes_max)
+        Claim.__init__(self, worker, epoch)
+
+    def write(self, offset_bytes: int, data: Bytes, checksum: int | None) -> None:
+        """As ChunkedVector.write; raises Refused(PUSH_SUPERSEDED) once closed."""
+        self.check_open()
+        super().write(offset_bytes, data, checksum)
+
+
+class SharedGradient(Claim):
+    """A push's payload that is here already, in memory which its worker leaves alone until there is an outcome."""
+
+    def __init__(self, worker: str, epoch: int, values: Float32s) -> None:
+        super().__init__(worker, epoch)
+        self.values = values
 
 
 def _size_mismatch(expected_bytes: int, got_bytes: int) -> Refused:

@@ -161,7 +161,7 @@ def test_an_unknown_outcome_that_did_not_count_is_fenced(server: FakeServer, mak
 
 
 def test_an_interrupted_push_is_settled_by_the_next(server: FakeServer, worker: optimd.Worker) -> None:
-    transport = worker._transport
+    transport = worker._session.transport
     push = transport.push
 
     def push_and_interrupt(*arguments: object) -> None:

@@ -57,15 +57,20 @@ def table(text: str) -> list[str]:
 
 
 def test_a_job_in_full() -> None:
-    workers = (worker("w0"), worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2))
+    near = {"transport": "shared_memory", "transport_detail": "on the server's own machine"}
+    far = {"transport": "grpc", "transport_detail": "the server is not on this machine"}
+    behind = worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2, **far)
+    workers = (worker("w0", **near), behind, worker("w4", 2))
     assert status.job_text("digits", job(*workers, waiting_for=WAITING_FOR)) == (
         "digits: ready, global step 812, lineage 01234567\n"
         "  last round: learning rate 0.0009371, loss 0.08972\n"
         "  pushes: 3244 applied, 5 discarded, 4 rejected, 3 duplicates; 2 void rounds\n"
         f"  waiting for: {WAITING_FOR}\n"
-        "  worker  rank  epoch  last seq  lease left  in round  rejected running\n"
-        "  w0         0      7       812       9.2 s  yes                      0\n"
-        "  w3         1      7       811       5.9 s  no                       2\n"
+        "  worker  rank  epoch  last seq  lease left  in round  rejected running  transport\n"
+        "  w0         0      7       812       9.2 s  yes                      0  shared memory\n"
+        "  w3         1      7       811       5.9 s  no                       2  grpc           "
+        "the server is not on this machine\n"
+        "  w4         2      7       812       9.2 s  yes                      0\n"
     )
 
 
@@ -122,12 +127,19 @@ def test_a_broken_worker_does_not_hide_behind_many_good_ones() -> None:
 def test_columns_stand_under_each_other_whatever_the_names_and_numbers() -> None:
     names = ["a", "b" * 128, "host-1.rack:7/gpu_0", "worker-of-middling-length"]
     workers = [
-        worker(name, 9 * 10**rank, epoch=10 ** (5 * rank), last_seq=2 ** (17 * rank), lease_left_s=10.0**rank)
+        worker(
+            name,
+            9 * 10**rank,
+            epoch=10 ** (5 * rank),
+            last_seq=2 ** (17 * rank),
+            lease_left_s=10.0**rank,
+            transport="shared_memory",
+        )
         for rank, name in enumerate(names)
     ]
     heading, *rows = table(status.job_text("j", job(*workers)))
     assert [row.split()[0] for row in rows] == names
-    assert {len(row) for row in rows} == {len(heading)}
+    assert {row.index("shared memory") for row in rows} == {heading.index("transport")}
     for word in ("rank", "epoch", "last seq", "lease left"):
         end = heading.index(word) + len(word)
         assert all(row[end - 1] != " " and row[end : end + 2] == "  " for row in rows)
@@ -172,7 +184,8 @@ def test_json_has_everything_under_names_that_stay() -> None:
 
 
 def test_json_of_a_worker() -> None:
-    told = json.loads(status.json_of(ADDRESS, {"j": job(worker("w0", rejections=3))}))
+    distant = worker("w0", rejections=3, transport="grpc", transport_detail="far away")
+    told = json.loads(status.json_of(ADDRESS, {"j": job(distant)}))
     assert told["jobs"][0]["workers"] == [
         {
             "worker": "w0",
@@ -182,6 +195,8 @@ def test_json_of_a_worker() -> None:
             "member": True,
             "lease_left_s": 9.25,
             "rejections": 3,
+            "transport": "grpc",
+            "transport_detail": "far away",
         }
     ]
     assert json.loads(status.json_of(ADDRESS, {})) == {"address": ADDRESS, "jobs": []}

@@ -1,0 +1,134 @@
+"""The vectors that a worker's gradients are sent from, and those that parameters are received into."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from optimdpb.errors import OutcomeUnknown
+from optimdpb.specs import Layout
+
+from optimd import tensors
+
+Float32s = NDArray[np.float32]
+Views = dict[str, Float32s]
+
+BUFFERS = 2
+# References to a vector that nobody but a list, a local variable and the counting itself holds.
+_UNUSED_REFERENCES = 3
+
+
+class GradientBuffers:
+    """Two flat vectors. One holds the push whose outcome is not known; it is not handed out meanwhile.
+
+    memory: where they are; None for memory of their own, taken as it is needed. Whoever writes to the views that
+    views() gave and pushes them has nothing copied.
+    """
+
+    def __init__(self, layout: Layout, memory: Sequence[Float32s] | None = None) -> None:
+        self._layout = layout
+        self._flats: list[Float32s | None] = list(memory) if memory is not None else [None] * BUFFERS
+        self._views: list[Views | None] = [None] * len(self._flats)
+        self._held: set[int] = set()
+
+    def views(self) -> Views:
+        """A free vector by tensor: what is written there is the gradient. Raises OutcomeUnknown if none is free."""
+        return dict(self._views_of(self._free()))
+
+    def put(self, gradients: Mapping[str, NDArray[np.generic]]) -> Float32s:
+        """The flat vector of checked gradients, held until release(): theirs if they lie in one, else a copy."""
+        for index, views in enumerate(self._views):
+            if views is not None and index not in self._held and _are(gradients, views):
+                break
+        else:
+            index = self._free()
+            tensors.pack(gradients, self._views_of(index))
+        return self._hold(index)
+
+    def adopt(self, flat: Float32s) -> Float32s:
+        """A vector of these with that content, held: the vector itself if it is one of them."""
+        for index, own in enumerate(self._flats):
+            if own is flat:
+                return self._hold(index)
+        index = self._free()
+        target = self._flat(index)
+        np.copyto(target, flat)
+        return self._hold(index)
+
+    def is_whole(self, gradients: Mapping[str, NDArray[np.generic]]) -> bool:
+        """Whether these are exactly the views of one vector: nothing about them needs a check."""
+        return any(views is not None and _are(gradients, views) for views in self._views)
+
+    def release(self) -> None:
+        """The outcome is known: every vector is free."""
+        self._held.clear()
+
+    def _hold(self, index: int) -> Float32s:
+        self._held.add(index)
+        return self._flat(index)
+
+    def _free(self) -> int:
+        for index in range(len(self._flats)):
+            if index not in self._held:
+                return index
+        raise OutcomeUnknown("every gradient buffer holds a push whose outcome is not known")
+
+    def _flat(self, index: int) -> Float32s:
+        flat = self._flats[index]
+        if flat is None:
+            flat = self._flats[index] = np.empty(self._layout.elements, np.float32)
+        return flat
+
+    def _views_of(self, index: int) -> Views:
+        views = self._views[index]
+        if views is None:
+            views = self._views[index] = tensors.unpack(self._layout, self._flat(index))
+        return views
+
+
+class ParameterBuffers:
+    """Vectors for parameters: fresh ones that belong to the caller, or the one that is read in place.
+
+    A fresh one is memory that was given out before, once nobody refers to it any more: the first touch of new memory
+    costs more than the copy.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._given: list[Float32s] = []
+        self._place: Float32s | None = None
+        self._place_views: Views = {}
+
+    def fresh(self) -> Float32s:
+        """A vector that nobody else has; its content is undefined."""
+        for flat in self._given:
+            if sys.getrefcount(flat) <= _UNUSED_REFERENCES:
+                return flat
+        flat = np.empty(self._layout.elements, np.float32)
+        self._given = [*self._given[-1:], flat]
+        return flat
+
+    def copied(self, flat: Float32s) -> Views:
+        """The parameters in arrays that belong to the caller."""
+        target = self.fresh()
+        np.copyto(target, flat)
+        return tensors.unpack(self._layout, target)
+
+    def in_place(self, flat: Float32s) -> Views:
+        """Read-only views of a vector that changes with the next pull."""
+        if self._place is not flat:
+            views = tensors.unpack(self._layout, flat)
+            for view in views.values():
+                view.flags.writeable = False
+            self._place, self._place_views = flat, views
+        return dict(self._place_views)
+
+
+def _are(gradients: Mapping[str, NDArray[np.generic]], views: Views) -> bool:
+    """Whether these are those very arrays under the same names, in the same order."""
+    if len(gradients) != len(views) or not all(map(operator.is_, gradients.values(), views.values())):
+        return False
+    return all(map(operator.eq, gradients, views))

@@ -1,0 +1,85 @@
+"""Pulling parameters: into fresh arrays or in place, by messages or by reading the server's memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd import tensors
+from optimd.buffers import ParameterBuffers
+from optimd.membership import Membership
+from optimd.results import Parameters
+from optimd.session import Session
+
+Float32s = NDArray[np.float32]
+_NO_MEMBER = ("NOT_JOINED", "LEASE_EXPIRED", "EPOCH_SUPERSEDED", "WORKER_SET_ASIDE")
+
+
+class Puller:
+    """One job's parameters as its caller wants them.
+
+    copy: fresh, writable arrays that belong to the caller; else read-only views, good until the next pull or step.
+    """
+
+    def __init__(self, session: Session, membership: Membership) -> None:
+        self._session = session
+        self._membership = membership
+        self._made: ParameterBuffers | None = None
+        self._place: Float32s | None = None
+        self._place_version: pb.Version | None = None
+
+    def pull(self, view: str, *, copy: bool) -> tuple[Parameters, pb.Version]:
+        """The current parameters and their version. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable."""
+        layout = self._session.layout
+        request = pb.PullRequest(job=self._session.job, view=f"VIEW_{view.upper()}")
+        if copy:
+            target = self._buffers.fresh()
+        else:
+            if self._place is None:
+                self._place = np.empty(layout.elements, np.float32)
+            target = self._place
+            if self._place_version is not None:
+                request.known_version.CopyFrom(self._place_version)
+            self._place_version = None
+        header = self._pull_into(request, target)
+        memory = self._membership.memory
+        if header.location != pb.LOCATION_UNSPECIFIED and memory is not None:
+            return self.given(memory.parameters, copy=copy), header.version
+        if copy:
+            return tensors.unpack(layout, target), header.version
+        self._place_version = header.version
+        return self._buffers.in_place(target), header.version
+
+    def given(self, flat: Float32s, *, copy: bool) -> Parameters:
+        """Parameters that have come already: in a vector of their own, or in memory shared with the server."""
+        memory = self._membership.memory
+        if memory is None or flat is not memory.parameters:
+            return tensors.unpack(self._session.layout, flat)
+        return self._buffers.copied(flat) if copy else self._buffers.in_place(flat)
+
+    @property
+    def _buffers(self) -> ParameterBuffers:
+        if self._made is None:
+            self._made = ParameterBuffers(self._session.layout)
+        return self._made
+
+    def _pull_into(self, request: pb.PullRequest, target: Float32s) -> pb.ParametersHeader:
+        """One pull, by shared memory where that is possible. Returns what came and where it is."""
+        if self._membership.memory is None:
+            return self._ask(request, target)
+        request.shared_memory, request.worker, request.epoch = True, self._membership.worker, self._membership.epoch
+        try:
+            return self._ask(request, target)
+        except Refused as error:
+            if error.reason not in _NO_MEMBER:
+                raise
+            request.shared_memory, request.worker, request.epoch = False, "", 0
+            return self._ask(request, target)
+
+    def _ask(self, request: pb.PullRequest, target: Float32s) -> pb.ParametersHeader:
+        session = self._session
+        header: pb.ParametersHeader
+        _, header = session.persist(lambda: session.transport.pull(request, target, session.bulk_timeout_s()))
+        return header
