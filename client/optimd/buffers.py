@@ -12,6 +12,7 @@ from optimdpb.errors import OutcomeUnknown
 from optimdpb.specs import Layout
 
 from optimd import tensors
+from optimd.bulk import copy_all
 
 Float32s = NDArray[np.float32]
 Views = dict[str, Float32s]
@@ -54,8 +55,7 @@ class GradientBuffers:
             if own is flat:
                 return self._hold(index)
         index = self._free()
-        target = self._flat(index)
-        np.copyto(target, flat)
+        copy_all([(self._flat(index), flat)])
         return self._hold(index)
 
     def is_whole(self, gradients: Mapping[str, NDArray[np.generic]]) -> bool:
@@ -114,7 +114,7 @@ class ParameterBuffers:
     def copied(self, flat: Float32s) -> Views:
         """The parameters in arrays that belong to the caller."""
         target = self.fresh()
-        np.copyto(target, flat)
+        copy_all([(target, flat)])
         return tensors.unpack(self._layout, target)
 
     def in_place(self, flat: Float32s) -> Views:

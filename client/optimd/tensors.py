@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from optimdpb.errors import InvalidGradient, InvalidLayout
 from optimdpb.specs import Layout, Tensor
 
+from optimd.bulk import copy_all
+
 Float32s = NDArray[np.float32]
 _FLOAT32 = np.dtype(np.float32)
 
@@ -36,10 +38,7 @@ def layout_of(
 
 def pack(arrays: Mapping[str, NDArray[np.generic]], views: Mapping[str, Float32s]) -> None:
     """Copy arrays into the views of a flat vector, converting to float32; those that lie there already stay."""
-    for name, view in views.items():
-        array = arrays[name]
-        if array is not view:
-            np.copyto(view, array, casting="unsafe")
+    copy_all([(view, arrays[name]) for name, view in views.items() if arrays[name] is not view])
 
 
 def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:

@@ -69,18 +69,25 @@ def _data_of(encoded: bytes) -> tuple[int, int, int] | None:
     found = (end, end, end)
     try:
         while at < end:
-            tag_at = at
-            tag, at = _read_varint(encoded, at)
+            tag_at, tag = at, encoded[at]
+            at += 1
+            if tag > 0x7F:
+                tag, at = _read_varint(encoded, tag_at)
             wire = tag & 7
             if wire == _LENGTH_WIRE:
-                size, at = _read_varint(encoded, at)
+                size = encoded[at]
+                at += 1
+                if size > 0x7F:
+                    size, at = _read_varint(encoded, at - 1)
                 if tag == _DATA_TAG:
                     if found[0] != end:
                         return None
                     found = (tag_at, at, at + size)
                 at += size
             elif wire == _VARINT_WIRE:
-                _, at = _read_varint(encoded, at)
+                while encoded[at] > 0x7F:
+                    at += 1
+                at += 1
             else:
                 at += _FIXED_BYTES[wire]
     except (IndexError, KeyError):

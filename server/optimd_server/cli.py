@@ -21,6 +21,7 @@ from optimdpb.errors import Refused
 from optimd_server.optimizers.warmup import compile_kernels
 from optimd_server.runtime import Runtime, ServerConfig
 from optimd_server.runtime.config import MIB
+from optimd_server.runtime.memory import keep_freed_memory
 from optimd_server.service import Service
 
 log = logging.getLogger("optimd_server")
@@ -47,6 +48,7 @@ def serve(argv: list[str]) -> int:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_USAGE
     _raise_open_files_limit()
+    keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     started_s = time.monotonic()
     compile_kernels()

@@ -6,7 +6,6 @@ A model says when a round closes and who waits: core.sync, core.asynchronous, co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 from typing import Any
 
 from optimd_server.core import arithmetic
@@ -170,12 +169,7 @@ class Rounds(ABC):
         answers: list[Effect] = []
         for part in closing.contributions:
             push = pushes[part.worker].push
-            outcome = replace(
-                state.outcome(push, Status.APPLIED, Reason.NONE, ""),
-                applied_step=event.step,
-                learning_rate=closing.learning_rate,
-                staleness=event.step - push.base.step,
-            )
+            outcome = state.outcome_applied(push, event.step, closing.learning_rate)
             outcomes.append((push.worker, push.epoch, outcome))
             answers += [*self._settled(push, outcome), DropStaging(push.worker, push.epoch)]
         state.last_round = RoundRecord(

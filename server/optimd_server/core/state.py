@@ -116,10 +116,17 @@ class JobState:
 
     def outcome(self, push: Push, status: Status, reason: Reason, detail: str) -> Outcome:
         """The outcome of a push as things stand now."""
-        rank = self.members.rank(push.worker) if self.members.live(push.worker, push.epoch) is not None else -1
         staleness = self.step - push.base.step if push.base.lineage == self.lineage else 0
-        rate = self.learning_rate()
-        return Outcome(push.seq, status, reason, detail, self.step, rate, staleness, rank, len(self.members))
+        place = self._rank(push), len(self.members)
+        return Outcome(push.seq, status, reason, detail, self.step, self.learning_rate(), staleness, *place)
+
+    def outcome_applied(self, push: Push, step: int, learning_rate: float) -> Outcome:
+        """The outcome of a push that was part of the update of `step`."""
+        place = self._rank(push), len(self.members)
+        return Outcome(push.seq, Status.APPLIED, Reason.NONE, "", step, learning_rate, step - push.base.step, *place)
+
+    def _rank(self, push: Push) -> int:
+        return self.members.rank(push.worker) if self.members.is_live(push.worker, push.epoch) else -1
 
     def record(self, push: Push, outcome: Outcome) -> None:
         """Store and count the outcome of a taken push."""

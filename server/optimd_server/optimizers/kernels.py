@@ -59,12 +59,24 @@ def lane_dot(left: Float32s, right: Float32s, lanes: Float64s) -> float:
 
 
 @kernel
-def _largest(bits: Any, mask: Any) -> Any:
-    """The largest of bits & mask; 0 for none."""
-    largest = mask ^ mask
+def _largest_float32(values: Float32s) -> float:
+    """The largest |value|, infinity if one is not finite."""
+    bits = values.view(np.int32)
+    largest = np.int32(0)
     for i in range(bits.size):
-        largest = max(largest, bits[i] & mask)
-    return largest
+        largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
+    return np.inf if largest >= np.int32(_INFINITY_BITS) else np.float64(np.int32(largest).view(np.float32))
+
+
+@kernel
+def _largest_bfloat16(values: NDArray[np.uint16]) -> float:
+    """The same of the upper halves of float32."""
+    bits = values.view(np.int16)
+    largest = np.int16(0)
+    for i in range(bits.size):
+        largest = max(largest, bits[i] & np.int16(0x7FFF))
+    wide = np.int32(np.int32(largest) << np.int32(16))
+    return np.inf if wide >= np.int32(_INFINITY_BITS) else np.float64(wide.view(np.float32))
 
 
 def magnitude_max(values: NDArray[np.float32] | NDArray[np.uint16]) -> float:
@@ -73,11 +85,7 @@ def magnitude_max(values: NDArray[np.float32] | NDArray[np.uint16]) -> float:
     As integers the patterns, sign cleared, order like the magnitudes, with infinity and NaN above every number: one
     integer maximum finds both.
     """
-    if values.dtype == np.uint16:
-        bits = int(_largest(values.view(np.int16), np.int16(0x7FFF))) << 16
-    else:
-        bits = int(_largest(values.view(np.int32), np.int32(0x7FFFFFFF)))
-    return float("inf") if bits >= _INFINITY_BITS else float(np.int32(bits).view(np.float32))
+    return _largest_bfloat16(values) if values.dtype == np.uint16 else _largest_float32(values)  # type: ignore[arg-type]
 
 
 @kernel

@@ -47,6 +47,7 @@ class Plan:
         rows = list(range(len(groups))) if self._by_tensor else groups
         self.tensor_rows = tuple(row if t else NO_ROW for row, t in zip(rows, trained, strict=True))
         self._row_groups = groups if self._by_tensor else list(range(len(self._specs)))
+        self._unlimited = np.tile(np.array([1.0, np.inf], np.float32), (self.row_count, 1))
         counts = (-(-tensor.elements // PIECE_ELEMENTS) for tensor in spec.layout.tensors)
         self.piece_starts = (0, *itertools.accumulate(counts))
 
@@ -80,7 +81,9 @@ class Plan:
 
     def limits(self, piece_squares: Float64s | None) -> Float32s:
         """Rows (clip factor, bound of an element), float32. piece_squares: (piece,), None where no norm is needed."""
-        limits = np.tile(np.array([1.0, np.inf], np.float32), (self.row_count, 1))
+        if self._clip is None:
+            return self._unlimited
+        limits = self._unlimited.copy()
         match self._clip:
             case ClipValue(value):
                 limits[:, 1] = value

@@ -167,7 +167,7 @@ class JobHost:
                 pass  # answers to the caller, and records for a journal
 
     def _command(self, command: Command) -> None:
-        if self._inline:
+        if self._one_thread:
             try:
                 event = self._carry_out(command)
             except Exception as error:

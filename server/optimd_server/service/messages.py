@@ -11,12 +11,22 @@ from optimdpb.errors import Refused
 from optimdpb.frames import Framed
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Outcome, Pending, Reason, RoundRecord
+from optimd_server.core.effects import Outcome, Pending, Reason, RoundRecord, Status
 from optimd_server.core.events import Push, Version
 from optimd_server.runtime import JobHost, Runtime
 
 _NAME = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _MILLISECONDS = 1000
+_DTYPES: dict[int, np.dtype[Any]] = {
+    pb.ENCODING_UNSPECIFIED: np.dtype(np.float32),
+    pb.ENCODING_F32: np.dtype(np.float32),
+    pb.ENCODING_BF16: np.dtype(np.uint16),
+}
+_STATUSES: Any = {status: pb.OutcomeStatus.Value(f"OUTCOME_STATUS_{status.name}") for status in Status}
+_REASONS: Any = {
+    reason: pb.OutcomeReason.Value(f"OUTCOME_REASON_{'UNSPECIFIED' if reason is Reason.NONE else reason.name}")
+    for reason in Reason
+}
 
 
 def checked_name(field: str, name: str) -> str:
@@ -106,10 +116,10 @@ def check_layout(host: JobHost, digest: bytes) -> None:
 
 def gradient_dtype(encoding: int) -> np.dtype[Any]:
     """How the elements of a push are held; bfloat16 as uint16. Raises Refused(UNSUPPORTED_ENCODING)."""
-    if encoding == pb.ENCODING_BF16:
-        return np.dtype(np.uint16)
-    check_encoding(encoding)
-    return np.dtype(np.float32)
+    dtype = _DTYPES.get(encoding)
+    if dtype is None:
+        raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32 or BF16, got number {encoding}", field="encoding")
+    return dtype
 
 
 def check_encoding(encoding: int) -> None:
@@ -120,10 +130,9 @@ def check_encoding(encoding: int) -> None:
 
 def outcome_to_proto(outcome: Outcome) -> pb.Outcome:
     """An outcome as its message."""
-    reason = "UNSPECIFIED" if outcome.reason is Reason.NONE else outcome.reason.name
     return pb.Outcome(
-        status=f"OUTCOME_STATUS_{outcome.status.name}",
-        reason=f"OUTCOME_REASON_{reason}",
+        status=_STATUSES[outcome.status],
+        reason=_REASONS[outcome.reason],
         detail=outcome.detail,
         seq=outcome.seq,
         applied_step=outcome.applied_step,
