@@ -9,6 +9,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
 from optimd.buffers import ParameterBuffers
+from optimd.encoding import PLAIN_BYTES_MAX
 from optimd.membership import Membership
 from optimd.results import Parameters
 from optimd.session import Session
@@ -23,17 +24,24 @@ class Puller:
     copy: fresh, writable arrays that belong to the caller; else read-only views, good until the next pull or step.
     """
 
-    def __init__(self, session: Session, membership: Membership) -> None:
+    def __init__(self, session: Session, membership: Membership, dtype: str) -> None:
         self._session = session
         self._membership = membership
+        self._dtype = dtype
         self._made: ParameterBuffers | None = None
         self._place: Float32s | None = None
         self._place_version: pb.Version | None = None
 
+    @property
+    def takes_float32(self) -> bool:
+        """Whether parameters of this job come as float32."""
+        return self._dtype == "float32" or self._session.layout.size_bytes <= PLAIN_BYTES_MAX
+
     def pull(self, view: str, *, copy: bool) -> tuple[Parameters, pb.Version]:
         """The current parameters and their version. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable."""
         layout = self._session.layout
-        request = pb.PullRequest(job=self._session.job, view=f"VIEW_{view.upper()}")
+        encoding = pb.ENCODING_F32 if self.takes_float32 else pb.ENCODING_BF16
+        request = pb.PullRequest(job=self._session.job, view=f"VIEW_{view.upper()}", encoding=encoding)
         if copy:
             target = self._buffers.fresh()
         else:

@@ -30,11 +30,9 @@ class ServerHandle:
     address: str
     actor: Any
 
-    def connect(
-        self, *, job: str, worker: str | None = None, observer: bool = False, timeout_s: float = 60.0
-    ) -> Worker:
+    def connect(self, *, job: str, worker: str | None = None, **options: Any) -> Worker:
         """As optimd.connect. Call it inside the task or actor that uses the worker, never before it is shipped."""
-        return connect(self.address, job=job, worker=worker, observer=observer, timeout_s=timeout_s)
+        return connect(self.address, job=job, worker=worker, **options)
 
     def stop(self) -> None:
         """Drain the server and end its actor. Stopping twice is harmless."""

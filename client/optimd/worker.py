@@ -17,6 +17,7 @@ from optimd import tensors
 from optimd.buffers import GradientBuffers
 from optimd.changes import Change, change_of, change_request
 from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
+from optimd.encoding import PULL_DTYPES, PUSH_DTYPES, Encoder, Float32, Payload, encoder_of
 from optimd.membership import Membership
 from optimd.puller import Puller
 from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
@@ -32,17 +33,29 @@ VECTORS_MAX = 4
 
 
 def connect(
-    address: str, *, job: str, worker: str | None = None, observer: bool = False, timeout_s: float = 60.0
+    address: str,
+    *,
+    job: str,
+    worker: str | None = None,
+    observer: bool = False,
+    timeout_s: float = 60.0,
+    push_dtype: str = "float32",
+    pull_dtype: str = "float32",
 ) -> Worker:
     """A worker of a job on the server at HOST:PORT; nothing is sent yet.
 
     worker: a name unique in the job; joining under it again fences the older process. observer: only pulls and looks,
     needs no name. timeout_s: how long calls keep trying while the server cannot be reached; waiting for a round that
-    the server holds open is not bounded by it.
+    the server holds open is not bounded by it. push_dtype, pull_dtype: how gradients and parameters travel, "float32",
+    "bfloat16", and for gradients "int8" (what it loses is carried over to the next push); they save bytes on a network
+    and do nothing to models below 64 KiB or in shared memory.
     """
+    if push_dtype not in PUSH_DTYPES or pull_dtype not in PULL_DTYPES:
+        expected = f"push_dtype of {PUSH_DTYPES} and pull_dtype of {PULL_DTYPES}"
+        raise ValueError(f"expected {expected}, got {push_dtype!r} and {pull_dtype!r}")
     if observer == (worker is not None):
         raise ValueError(f"expected either a worker name or observer=True, got worker={worker!r}, observer={observer}")
-    return Worker(GrpcTransport(address), Machine(), job, worker, timeout_s)
+    return Worker(GrpcTransport(address), Machine(), job, worker, timeout_s, push_dtype, pull_dtype)
 
 
 class Worker:
@@ -53,13 +66,22 @@ class Worker:
     """
 
     def __init__(
-        self, transport: Transport, surroundings: Surroundings, job: str, worker: str | None, timeout_s: float
+        self,
+        transport: Transport,
+        surroundings: Surroundings,
+        job: str,
+        worker: str | None,
+        timeout_s: float,
+        push_dtype: str = "float32",
+        pull_dtype: str = "float32",
     ) -> None:
         self.job = job
         self.name = worker
         self._session = Session(transport, surroundings, job, timeout_s)
         self._membership = Membership(self._session, worker or "")
-        self._puller = Puller(self._session, self._membership)
+        self._puller = Puller(self._session, self._membership, pull_dtype)
+        self._push_dtype = push_dtype
+        self._encoder: Encoder | None = None
         self._base: pb.Version | None = None
         self._gradients: GradientBuffers | None = None
         self._pulled: Float32s | None = None
@@ -292,7 +314,9 @@ class Worker:
             raise ValueError("expected parameters to be pulled before a gradient is pushed")
         buffers = self._ready_to_push()
         if self._unresolved is not None:
-            known = self._unresolved.resolve() is not None
+            outcome = self._unresolved.resolve()
+            known = outcome is not None
+            self._settle_encoder(outcome)
             if self._unresolved.header.epoch == self._membership.epoch:
                 if known:
                     self._membership.next_seq = self._unresolved.header.seq + 1
@@ -313,8 +337,6 @@ class Worker:
             base_version=self._base,
             weight=weight,
             loss=None if loss is None else float(loss),
-            encoding=pb.ENCODING_F32,
-            payload_bytes=layout.size_bytes,
             attempt=1,
             layout_digest=layout.digest,
         )
@@ -331,8 +353,13 @@ class Worker:
             self._settled()
             raise
         self._settled()
+        self._settle_encoder(answer)
         membership.next_seq = delivery.header.seq + 1 if delivery.header.epoch == membership.epoch else 1
         return answer
+
+    def _settle_encoder(self, answer: Answer | None) -> None:
+        if self._encoder is not None:
+            self._encoder.settled(answer is not None and answer.outcome.status == pb.OUTCOME_STATUS_APPLIED)
 
     def _settled(self) -> None:
         self._unresolved = None
@@ -356,9 +383,14 @@ class Worker:
 
     def _send_once(self, header: pb.PushHeader, flat: Float32s, *, pull: bool) -> Answer:
         session = self._session
-        if not pull or not (header.shared_buffer or flat.nbytes <= session.step_bytes_max):
-            return session.transport.push(header, flat, session.bulk_timeout_s() + session.wait_s)
-        answer, self._pulled = session.transport.step(header, flat, session.wait_s + WAIT_MARGIN_S)
+        if self._encoder is None:
+            self._encoder = encoder_of(self._push_dtype, flat.size)
+        payload = Payload(flat, Float32() if header.shared_buffer else self._encoder)
+        header.encoding, header.payload_bytes = payload.encoding, payload.nbytes
+        in_one = header.shared_buffer or (flat.nbytes <= session.step_bytes_max and self._puller.takes_float32)
+        if not pull or not in_one:
+            return session.transport.push(header, payload, session.bulk_timeout_s() + session.wait_s)
+        answer, self._pulled = session.transport.step(header, payload, session.wait_s + WAIT_MARGIN_S)
         if answer.parameters.location in (pb.LOCATION_SHARED, pb.LOCATION_COPY):
             assert self._membership.memory is not None
             self._pulled = self._membership.memory.parameters

@@ -10,7 +10,7 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "asleep", "reduce", "same_host", "one_round", "wire", "core", "parked", "schedules")
+NAMES = ("kernels", "asleep", "reduce", "same_host", "one_round", "wire", "encodings", "core", "parked", "schedules")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The peer that people build themselves: a Ray actor that holds the parameters, torch's fused Adam, the object store."""
+"""The peer that people build themselves: a Ray actor with the parameters, torch's fused Adam, the object store."""
 
 from __future__ import annotations
 

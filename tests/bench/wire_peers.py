@@ -1,4 +1,4 @@
-"""Servers that take bytes over gRPC and do nothing else, each in a child process: `python -m tests.bench.wire_peers KIND`.
+"""Servers that take bytes over gRPC and do nothing else, in child processes: `python -m tests.bench.wire_peers KIND`.
 
 "ceiling": what grpcio's streams can carry: nobody parses anything, a 16-byte header is joined to each chunk.
 "threaded": the same on the threaded server. "plain": one unary call with one protobuf message, as most people write it.

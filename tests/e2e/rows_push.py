@@ -189,7 +189,7 @@ HEADERS = [
     refused("layout digest missing", headed(layout_digest=b""), "LAYOUT_MISMATCH"),
     *[
         refused(f"encoding {encoding}", headed(encoding=encoding), "UNSUPPORTED_ENCODING", {"field": "encoding"})
-        for encoding in (pb.ENCODING_INT8_BLOCK, 77)
+        for encoding in (4, 77)
     ],
     *[
         refused(f"payload_bytes {size}", headed(payload_bytes=size), "PAYLOAD_SIZE_MISMATCH", {"expected": str(TOTAL)})
@@ -264,7 +264,8 @@ STEPS = [
 ]
 
 PULLS = [
-    refused("pull as bf16", pulled(encoding=pb.ENCODING_BF16), "UNSUPPORTED_ENCODING", {"field": "encoding"}),
+    refused("pull as int8", pulled(encoding=pb.ENCODING_INT8_BLOCK), "UNSUPPORTED_ENCODING", {"field": "encoding"}),
+    refused("pull in an unknown encoding", pulled(encoding=9), "UNSUPPORTED_ENCODING", {"field": "encoding"}),
     refused("pull of an unknown view", pulled(view=9), "UNSUPPORTED_ENCODING", {"field": "view"}),
     refused("pull of a worker that never joined", pulled(worker="w9", epoch=1), "NOT_JOINED"),
     refused(
@@ -275,4 +276,25 @@ PULLS = [
     ),
 ]
 
-ROWS = [*UNKNOWN_JOB, *MEMBERSHIP, *HEADERS, *PAYLOADS, *STEPS, *PULLS]
+OPEN = member_call("OpenSharedMemory", pb.OpenSharedMemoryRequest)
+SHARED = [
+    refused(
+        "push from a shared buffer that was never opened",
+        headed(shared_buffer=1),
+        "SHARED_MEMORY_GONE",
+        {"shared_buffer": "1", "worker": WORKER},
+    ),
+    refused(
+        "step from a shared buffer that was never opened", stepped(header={"shared_buffer": 2}), "SHARED_MEMORY_GONE"
+    ),
+    refused("bfloat16 in a shared buffer", headed(shared_buffer=1, encoding=pb.ENCODING_BF16), "UNSUPPORTED_ENCODING"),
+    refused("shared memory for a model that travels in the call", OPEN, "SHARED_MEMORY_UNAVAILABLE"),
+    refused(
+        "shared memory under an old epoch",
+        lambda s: member_call("OpenSharedMemory", pb.OpenSharedMemoryRequest, epoch=s.epoch)(s),
+        "EPOCH_SUPERSEDED",
+        arrange=join_again,
+    ),
+]
+
+ROWS = [*UNKNOWN_JOB, *MEMBERSHIP, *HEADERS, *PAYLOADS, *STEPS, *PULLS, *SHARED]

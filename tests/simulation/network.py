@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optimd.encoding import Payload
 from optimd.transport import CallLost, CallThrottled, NotShared, SharedMemory
 from optimd_server.runtime import Runtime
 from optimd_server.service.changes import ChangeService
@@ -193,13 +194,14 @@ class SimulatedTransport:
         """See Transport."""
         raise NotShared("simulated workers are on other machines")
 
-    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> Any:
+    def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> Any:
         """See Transport."""
-        self._sent(header, flat)
-        return self._stream("Push", pb.PushRequest(header=header), pb.PushRequest, flat, timeout_s)
+        self._sent(header, payload.flat)
+        return self._stream("Push", pb.PushRequest(header=header), pb.PushRequest, payload.flat, timeout_s)
 
-    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[Any, Float32s | None]:
+    def step(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> tuple[Any, Float32s | None]:
         """See Transport."""
+        flat = payload.flat
         self._sent(header, flat)
         data = flat.copy().view(np.uint8)
         request = _framed(pb.StepRequest(header=header, crc32c=crc32c(data)), data)

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.encoding import Payload
 from optimd.transport.shared import SharedMemory
 
 Float32s = NDArray[np.float32]
@@ -42,10 +43,12 @@ class Transport(Protocol):
     def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
         """Memory shared with the server, for the epoch just joined. Raises NotShared."""
 
-    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
-        """Push with the vector in chunks, or in place where header.shared_buffer names it."""
+    def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
+        """Push with the payload in chunks, or without it where header.shared_buffer names the vector."""
 
-    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
+    def step(
+        self, header: pb.PushHeader, payload: Payload, timeout_s: float
+    ) -> tuple[pb.StepResponse, Float32s | None]:
         """Step; the parameters are in memory that is not written to again, None where the answer holds none."""
 
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:

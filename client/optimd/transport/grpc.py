@@ -17,10 +17,12 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
+from optimdpb.encodings import UNIT_BYTES, payload_bytes
 from optimdpb.errors import STATUS_OF_REASON, ForkedWorker, Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.encoding import Float32, Payload
 from optimd.transport.base import CallFailed, CallLost, CallThrottled
 from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
@@ -70,7 +72,8 @@ class GrpcTransport:
 
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
         """See Transport.upload."""
-        frames = _frames(pb.UploadParametersRequest(header=header), pb.UploadParametersRequest, flat)
+        payload = Payload(flat, Float32())
+        frames = _frames(pb.UploadParametersRequest(header=header), pb.UploadParametersRequest, payload)
         response: pb.UploadParametersResponse = self._attempt(
             lambda: self._method("UploadParameters")(frames, timeout=timeout_s)
         )
@@ -89,25 +92,27 @@ class GrpcTransport:
             raise NotShared(str(error)) from error
         return fetch(name, offer, elements)
 
-    def push(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> pb.PushResponse:
+    def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """See Transport.push."""
         first = pb.PushRequest(header=header)
-        frames = iter((first.SerializeToString(),)) if header.shared_buffer else _frames(first, pb.PushRequest, flat)
+        frames = iter((first.SerializeToString(),)) if header.shared_buffer else _frames(first, pb.PushRequest, payload)
         response: pb.PushResponse = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
         return response
 
-    def step(self, header: pb.PushHeader, flat: Float32s, timeout_s: float) -> tuple[pb.StepResponse, Float32s | None]:
+    def step(
+        self, header: pb.PushHeader, payload: Payload, timeout_s: float
+    ) -> tuple[pb.StepResponse, Float32s | None]:
         """See Transport.step."""
         if header.shared_buffer:
             request = pb.StepRequest(header=header).SerializeToString()
         else:
-            data = flat.view(np.uint8)
+            data = next(payload.chunks(payload.nbytes))
             request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
         response: pb.StepResponse = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
         if not response.HasField("parameters") or response.parameters.location:
             return response, None
-        parameters = np.empty_like(flat)
-        _take_chunk(parameters.view(np.uint8), 0, response.data, response.crc32c)
+        parameters = np.empty_like(payload.flat)
+        _take_chunk(parameters, 0, _checked(0, response.data, response.crc32c), pb.ENCODING_F32)
         return response, parameters
 
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
@@ -116,16 +121,18 @@ class GrpcTransport:
         def receive() -> tuple[pb.Header, pb.ParametersHeader]:
             responses = self._method("Pull")(request.SerializeToString(), timeout=timeout_s)
             first = next(responses)
-            target, received = flat.view(np.uint8), 0
-            if first.parameters.location or (first.parameters.payload_bytes == 0 and request.HasField("known_version")):
-                return first.header, first.parameters
-            if first.parameters.payload_bytes != target.nbytes:
-                raise CallLost(f"expected {target.nbytes} bytes, the server has {first.parameters.payload_bytes}")
+            parameters, received = first.parameters, 0
+            if parameters.location or (parameters.payload_bytes == 0 and request.HasField("known_version")):
+                return first.header, parameters
+            expected_bytes = payload_bytes(parameters.encoding, flat.size)
+            if parameters.payload_bytes != expected_bytes:
+                raise CallLost(f"expected {expected_bytes} bytes, the server has {parameters.payload_bytes}")
             for response in responses:
-                received = _take_chunk(target, received, response.data, response.crc32c)
-            if received != target.nbytes:
-                raise CallLost(f"expected {target.nbytes} bytes, got {received}")
-            return first.header, first.parameters
+                data = _checked(received, response.data, response.crc32c)
+                received = _take_chunk(flat, received, data, parameters.encoding)
+            if received != expected_bytes:
+                raise CallLost(f"expected {expected_bytes} bytes, got {received}")
+            return first.header, parameters
 
         return self._attempt(receive)
 
@@ -156,22 +163,34 @@ class GrpcTransport:
         return self._methods[name]
 
 
-def _frames(first: Message, frame_class: Callable[..., Message], flat: Float32s) -> Iterator[bytes]:
-    """The header, then the vector in chunks; gRPC stops asking for more once the server has answered."""
+def _frames(first: Message, frame_class: Callable[..., Message], payload: Payload) -> Iterator[bytes]:
+    """The header, then the payload in chunks; gRPC stops asking for more once the server has answered."""
     yield first.SerializeToString()
-    data = flat.view(np.uint8)
-    for offset_bytes in range(0, data.nbytes, CHUNK_BYTES):
-        chunk = data[offset_bytes : offset_bytes + CHUNK_BYTES]
+    offset_bytes = 0
+    for chunk in payload.chunks(CHUNK_BYTES):
         yield with_data(frame_class(offset_bytes=offset_bytes, crc32c=crc32c(chunk)), chunk)
+        offset_bytes += chunk.nbytes
 
 
-def _take_chunk(target: NDArray[np.uint8], offset_bytes: int, data: bytes, checksum: int) -> int:
-    """Copy a checked chunk into place. Returns the offset behind it."""
-    end = offset_bytes + len(data)
-    if end > target.nbytes or crc32c(data) != checksum:
+def _checked(offset_bytes: int, data: NDArray[np.uint8] | bytes, checksum: int) -> NDArray[np.uint8]:
+    if crc32c(data) != checksum:
         raise CallLost(f"the chunk at byte {offset_bytes} is damaged")
-    target[offset_bytes:end] = np.frombuffer(data, np.uint8)
-    return end
+    return np.frombuffer(data, np.uint8)
+
+
+def _take_chunk(target: Float32s, offset_bytes: int, data: NDArray[np.uint8], encoding: int) -> int:
+    """Write a checked chunk into place. Returns the offset behind it."""
+    item_bytes = UNIT_BYTES[encoding]
+    start, stop = offset_bytes // item_bytes, (offset_bytes + data.size) // item_bytes
+    if stop > target.size or data.size % item_bytes:
+        raise CallLost(f"the chunk at byte {offset_bytes} does not fit")
+    if encoding == pb.ENCODING_BF16:
+        bits = target[start:stop].view(np.uint32)
+        bits[:] = data.view(np.uint16)
+        np.left_shift(bits, 16, out=bits)
+    else:
+        target[start:stop].view(np.uint8)[:] = data
+    return offset_bytes + data.size
 
 
 def _raise_from(error: grpc.RpcError) -> NoReturn:

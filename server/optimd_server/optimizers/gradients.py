@@ -15,25 +15,28 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
+from optimdpb.blocks import INT8_BLOCK_BYTES, INT8_BLOCK_ELEMENTS, INT8_SCALE_BYTES
 
 from optimd_server.optimizers.kernels import Float32s, Int64s, kernel
 
 UInt64s = NDArray[np.uint64]
 
-FLOAT32_BYTES = 4
-BFLOAT16_BYTES = 2
+# Forms of a gradient. Those of int8 are INT8 + phase: the shard's first element is element `phase` of the block at the
+# address.
+FLOAT32, BFLOAT16, INT8 = 4, 2, 256
 
 
 class Sources(NamedTuple):
-    """The gradients of a round, in order: address of the shard's first element, s_i, bytes of an element.
+    """The gradients of a round, in order: address of the shard's first element, s_i, form.
 
-    4 bytes are float32, 2 are bfloat16, the upper half of a float32. The memory is the caller's, who keeps it alive.
+    FLOAT32, BFLOAT16 (the upper half of a float32), or INT8 + phase: blocks of 256 elements, a float32 scale and then a
+    byte q for each, whose value is float32(scale q). The memory is the caller's, who keeps it alive.
     Kernels called from Python take the three fields instead: numba is slow to recognise a named tuple.
     """
 
     addresses: UInt64s
     scales: Float32s
-    item_bytes: Int64s
+    forms: Int64s
 
 
 @intrinsic
@@ -54,6 +57,19 @@ def uint16_view(address: int, count: int) -> NDArray[np.uint16]:
     return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_uint16)), (count,))
 
 
+def int8_view(address: int, count: int) -> NDArray[np.int8]:
+    """The `count` int8 at a memory address."""
+    return np.ctypeslib.as_array(ctypes.cast(int(address), ctypes.POINTER(ctypes.c_int8)), (count,))
+
+
+@overload(int8_view)
+def _int8_view_compiled(address: Any, count: Any) -> Any:
+    def view(address: Any, count: Any) -> Any:
+        return numba.carray(_pointer(address), count, np.int8)  # type: ignore[attr-defined,call-arg]
+
+    return view
+
+
 @overload(float32_view)
 def _float32_view_compiled(address: Any, count: Any) -> Any:
     def view(address: Any, count: Any) -> Any:
@@ -72,15 +88,39 @@ def _uint16_view_compiled(address: Any, count: Any) -> Any:
 
 @kernel
 def _float32_at(sources: Sources, k: int, start: int, count: int) -> Float32s:
-    return float32_view(sources.addresses[k] + np.uint64(start * FLOAT32_BYTES), count)
+    return float32_view(sources.addresses[k] + np.uint64(start * FLOAT32), count)
+
+
+@kernel
+def _add_int8(acc: Float32s, sources: Sources, k: int, start: int, alone: bool) -> None:
+    """acc = s_k g_k if it is alone, else acc + s_k g_k, for g_k in blocks of int8; block by block."""
+    scale = sources.scales[k]
+    first = start + sources.forms[k] - INT8
+    done = 0
+    while done < acc.size:
+        block, inside = (first + done) // INT8_BLOCK_ELEMENTS, (first + done) % INT8_BLOCK_ELEMENTS
+        count = min(INT8_BLOCK_ELEMENTS - inside, acc.size - done)
+        address = sources.addresses[k] + np.uint64(block * INT8_BLOCK_BYTES)
+        unit = float32_view(address, 1)[0]
+        values = int8_view(address + np.uint64(INT8_SCALE_BYTES + inside), count)
+        part = acc[done : done + count]
+        if alone:
+            for i in range(count):
+                part[i] = scale * (unit * np.float32(values[i]))
+        else:
+            for i in range(count):
+                part[i] = part[i] + scale * (unit * np.float32(values[i]))
+        done += count
 
 
 @kernel
 def _set_one(acc: Float32s, sources: Sources, start: int) -> None:
     """acc = s_0 g_0."""
     scale = sources.scales[0]
-    if sources.item_bytes[0] == BFLOAT16_BYTES:
-        halves = uint16_view(sources.addresses[0] + np.uint64(start * BFLOAT16_BYTES), acc.size)
+    if sources.forms[0] >= INT8:
+        _add_int8(acc, sources, 0, start, True)
+    elif sources.forms[0] == BFLOAT16:
+        halves = uint16_view(sources.addresses[0] + np.uint64(start * BFLOAT16), acc.size)
         for i in range(acc.size):
             acc[i] = scale * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
     else:
@@ -93,8 +133,10 @@ def _set_one(acc: Float32s, sources: Sources, start: int) -> None:
 def _add_one(acc: Float32s, sources: Sources, k: int, start: int) -> None:
     """acc = acc + s_k g_k."""
     scale = sources.scales[k]
-    if sources.item_bytes[k] == BFLOAT16_BYTES:
-        halves = uint16_view(sources.addresses[k] + np.uint64(start * BFLOAT16_BYTES), acc.size)
+    if sources.forms[k] >= INT8:
+        _add_int8(acc, sources, k, start, False)
+    elif sources.forms[k] == BFLOAT16:
+        halves = uint16_view(sources.addresses[k] + np.uint64(start * BFLOAT16), acc.size)
         for i in range(acc.size):
             acc[i] = acc[i] + scale * np.uint32(np.uint32(halves[i]) << np.uint32(16)).view(np.float32)
     else:
@@ -135,9 +177,7 @@ def _add_four(acc: Float32s, sources: Sources, k: int, start: int) -> None:
 @kernel
 def is_one_gradient(sources: Sources) -> bool:
     """Whether the sum is one worker's float32 gradient as it stands: nothing to compute, nothing to write aside."""
-    return (
-        sources.addresses.size == 1 and sources.scales[0] == np.float32(1.0) and sources.item_bytes[0] == FLOAT32_BYTES
-    )
+    return sources.addresses.size == 1 and sources.scales[0] == np.float32(1.0) and sources.forms[0] == FLOAT32
 
 
 @kernel
@@ -152,7 +192,7 @@ def summed(sources: Sources, start: int, stop: int, scratch: Float32s) -> Float3
     acc = scratch[:count]
     wide = True
     for k in range(total):
-        wide = wide and sources.item_bytes[k] == FLOAT32_BYTES
+        wide = wide and sources.forms[k] == FLOAT32
     if wide and total >= 4:
         _set_four(acc, sources, start)
         done = 4
@@ -194,14 +234,14 @@ def reduce_blocks(
     reduced: Float32s,
     addresses: UInt64s,
     scales: Float32s,
-    item_bytes: Int64s,
+    forms: Int64s,
     blocks: Int64s,
     first: int,
     last: int,
     scratch: Float32s,
 ) -> None:
     """Write the sum over blocks first <= b < last into `reduced`."""
-    sources = Sources(addresses, scales, item_bytes)
+    sources = Sources(addresses, scales, forms)
     for block in range(first, last):
         start, stop = blocks[block, 0], blocks[block, 1]
         reduced[start:stop] = summed(sources, start, stop, scratch)

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 from numba.extending import register_jitable
 from numpy.typing import NDArray
+from optimdpb.blocks import INT8_BLOCK_BYTES, INT8_SCALE_BYTES
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
@@ -77,6 +78,26 @@ def _largest_bfloat16(values: NDArray[np.uint16]) -> float:
         largest = max(largest, bits[i] & np.int16(0x7FFF))
     wide = np.int32(np.int32(largest) << np.int32(16))
     return np.inf if wide >= np.int32(_INFINITY_BITS) else np.float64(wide.view(np.float32))
+
+
+@kernel
+def magnitude_max_of_blocks(payload: NDArray[np.uint8]) -> float:
+    """The largest |scale q| in blocks of a float32 scale and then int8, infinity if one is not finite."""
+    largest = np.float32(0.0)
+    start = 0
+    while start < payload.size:
+        stop = min(start + INT8_BLOCK_BYTES, payload.size)
+        scale = np.abs(payload[start : start + INT8_SCALE_BYTES].view(np.float32)[0])
+        values = payload[start + INT8_SCALE_BYTES : stop].view(np.int8)
+        most = np.int32(0)
+        for i in range(values.size):
+            most = max(most, abs(np.int32(values[i])))
+        size = scale * np.float32(most) if most else scale
+        if not size < np.inf:
+            return np.inf
+        largest = max(largest, size if most else np.float32(0.0))
+        start = stop
+    return np.float64(largest)
 
 
 def magnitude_max(values: NDArray[np.float32] | NDArray[np.uint16]) -> float:

@@ -17,7 +17,7 @@ from optimd_server.optimizers.kernels import LANES, PIECE_ELEMENTS, Float32s, Fl
 def piece_squares(
     addresses: UInt64s,
     scales: Float32s,
-    item_bytes: Int64s,
+    forms: Int64s,
     pieces: Int64s,
     first: int,
     last: int,
@@ -25,7 +25,7 @@ def piece_squares(
     sums: Float64s,
 ) -> None:
     """sums[p] = sum of squares of the reduced gradient over piece p = pieces[p] to pieces[p + 1], first <= p < last."""
-    sources = Sources(addresses, scales, item_bytes)
+    sources = Sources(addresses, scales, forms)
     lanes = np.zeros(LANES, np.float64)
     for piece in range(first, last):
         gradient = summed(sources, pieces[piece], pieces[piece + 1], scratch)
@@ -45,7 +45,7 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
         slots: Float32s,
         addresses: UInt64s,
         scales: Float32s,
-        item_bytes: Int64s,
+        forms: Int64s,
         limits: Float32s,
         blocks: Int64s,
         first: int,
@@ -53,7 +53,7 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
         scratch: Float32s,
         scalars: Float32s,
     ) -> None:
-        sources = Sources(addresses, scales, item_bytes)
+        sources = Sources(addresses, scales, forms)
         alone = is_one_gradient(sources)
         block = first
         while block < last:
@@ -81,7 +81,7 @@ def measurer(sums_of: Callable[..., tuple[float, float]]) -> Callable[..., None]
         slots: Float32s,
         addresses: UInt64s,
         scales: Float32s,
-        item_bytes: Int64s,
+        forms: Int64s,
         limits: Float32s,
         pieces: Int64s,
         rows: Int64s,
@@ -91,7 +91,7 @@ def measurer(sums_of: Callable[..., tuple[float, float]]) -> Callable[..., None]
         scalars: Float32s,
         sums: Float64s,
     ) -> None:
-        sources = Sources(addresses, scales, item_bytes)
+        sources = Sources(addresses, scales, forms)
         lanes = np.zeros(LANES, np.float64)
         for piece in range(first, last):
             row = rows[piece]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import numpy as np
+from optimdpb.kernels import round_to_bfloat16
 
 from optimd_server.optimizers import RULES
-from optimd_server.optimizers.gradients import FLOAT32_BYTES, Sources, reduce_blocks
-from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, magnitude_max
+from optimd_server.optimizers.gradients import FLOAT32, Sources, reduce_blocks
+from optimd_server.optimizers.kernels import (
+    BLOCK_ELEMENTS,
+    magnitude_max,
+    magnitude_max_of_blocks,
+)
 from optimd_server.optimizers.loops import piece_squares
 
 
 def compile_kernels() -> None:
     """Run each kernel once on one element, with the types of real use; compiled code is kept on disk."""
     gradient, one = np.ones(1, np.float32), np.ones(1, np.float32)
-    addresses, item_bytes = np.array([gradient.ctypes.data], np.uint64), np.array([FLOAT32_BYTES])
-    sources = Sources(addresses, one, item_bytes)
+    addresses, forms = np.array([gradient.ctypes.data], np.uint64), np.array([FLOAT32])
+    sources = Sources(addresses, one, forms)
     blocks, pieces, rows = np.array([[0, 1, 0]], np.int64), np.array([0, 1], np.int64), np.zeros(1, np.int64)
     scratch = np.empty(BLOCK_ELEMENTS, np.float32)
     limits = np.array([[1.0, np.inf]], np.float32)
     magnitude_max(gradient)
     magnitude_max(gradient.view(np.uint16))
+    magnitude_max_of_blocks(np.zeros(5, np.uint8))
+    round_to_bfloat16(gradient, np.empty(1, np.uint16))
     reduce_blocks(np.empty(1, np.float32), *sources, blocks, 0, 1, scratch)
     piece_squares(*sources, pieces, 0, 1, scratch, np.zeros(1))
     for rule in RULES:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from numpy.typing import DTypeLike
 from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec, Sync
 
@@ -115,9 +116,9 @@ class JobStaging:
             message = f"expected room for {self._bytes(more)} bytes more of shared memory, got staging_bytes_max = "
             raise Refused("SHARED_MEMORY_UNAVAILABLE", f"{message}{self._budget.bytes_max}, which is taken")
 
-    def check_stage(self, worker: str, epoch: int) -> None:
+    def check_stage(self, worker: str, epoch: int, dtype: DTypeLike) -> None:
         """Raises Refused(BACKLOG_FULL) if there is no room for this push."""
-        if self.per_worker or self._shards.has_buffer(worker, epoch) or self._shards.buffers == 0:
+        if self.per_worker or self._shards.has_buffer(worker, epoch, dtype) or self._shards.buffers == 0:
             return
         self._budget.check(self._bytes(1), lambda: self._budget.used_bytes)
 

@@ -11,9 +11,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 from numpy.typing import DTypeLike
 from optimdpb.checksum import crc32c
 from optimdpb.frames import with_data
+from optimdpb.kernels import round_to_bfloat16
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -68,6 +70,7 @@ class EncodedParameters:
 
     version: Version
     chunks: list[bytes]
+    payload_bytes: int
 
 
 class JobHost:
@@ -113,7 +116,9 @@ class JobHost:
         # Waiters of one push in the order they came.
         self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
         self._slabs_still = asyncio.Lock()
-        self._encoded: EncodedParameters | None = None
+        self._encoded: dict[int, EncodedParameters] = {}
+        # How often parameters were encoded: not once more for each puller.
+        self.encodings = 0
         self._commands: set[asyncio.Task[None]] = set()
         folder = config.event_log_dir
         self._log = None if folder is None else EventLog(folder, name, spec, arguments)
@@ -212,7 +217,7 @@ class JobHost:
 
     def stage(self, push: Push, dtype: DTypeLike) -> StagedGradient:
         """Where the payload of an offered push goes. Raises Refused(BACKLOG_FULL)."""
-        self._staging.check_stage(push.worker, push.epoch)
+        self._staging.check_stage(push.worker, push.epoch, dtype)
         return self.shards.stage(push.worker, push.epoch, dtype)
 
     async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:
@@ -290,23 +295,29 @@ class JobHost:
                     waiter.set_exception(TimeoutError())
         self._waiting.clear()
 
-    async def encoded(self) -> EncodedParameters:
-        """The current parameters as messages, encoded once per version."""
+    async def encoded(self, encoding: int) -> EncodedParameters:
+        """The current parameters as messages, encoded once per version, as F32 or BF16."""
+        bfloat16 = encoding == pb.ENCODING_BF16
         if self._inline:
-            return self._encode_if_new()
+            return self._known_encoded(bfloat16) or self._encode(bfloat16)
         async with self._slabs_still:
-            if self._encoded is not None and self._encoded.version == self.machine.version:
-                return self._encoded
-            return await asyncio.to_thread(self._encode_if_new)
+            known = self._known_encoded(bfloat16)
+            return known if known is not None else await asyncio.to_thread(self._encode, bfloat16)
 
-    def _encode_if_new(self) -> EncodedParameters:
+    def _known_encoded(self, bfloat16: bool) -> EncodedParameters | None:
+        known = self._encoded.get(bfloat16)
+        return known if known is not None and known.version == self.machine.version else None
+
+    def _encode(self, bfloat16: bool) -> EncodedParameters:
         version = self.machine.version
-        if self._encoded is None or self._encoded.version != version:
-            self._encoded = None  # the old bytes go before the new ones come
-            chunks: list[bytes] = []
-            self.shards.each_chunk(lambda offset_bytes, values: chunks.append(_chunk(offset_bytes, values)))
-            self._encoded = EncodedParameters(version, chunks)
-        return self._encoded
+        self._encoded.pop(bfloat16, None)  # the old bytes go before the new ones come
+        chunks: list[bytes] = []
+        write = _chunk_bfloat16 if bfloat16 else _chunk
+        self.shards.each_chunk(lambda element, values: chunks.append(write(element, values)))
+        self.encodings += 1
+        payload_bytes = self.shards.size_bytes // (2 if bfloat16 else 1)
+        encoded = self._encoded[bfloat16] = EncodedParameters(version, chunks, payload_bytes)
+        return encoded
 
     async def copy_parameters(self) -> tuple[Version, Float32s]:
         """The current parameters as one private vector, and their version."""
@@ -337,6 +348,13 @@ class JobHost:
             await asyncio.wait(self._commands)
 
 
-def _chunk(offset_bytes: int, values: Float32s) -> bytes:
+def _chunk(element: int, values: Float32s) -> bytes:
     data = values.view("u1")
-    return with_data(pb.PullResponse(offset_bytes=offset_bytes, crc32c=crc32c(data)), data)
+    return with_data(pb.PullResponse(offset_bytes=4 * element, crc32c=crc32c(data)), data)
+
+
+def _chunk_bfloat16(element: int, values: Float32s) -> bytes:
+    halves = np.empty(values.size, np.uint16)
+    round_to_bfloat16(values, halves)
+    data = halves.view("u1")
+    return with_data(pb.PullResponse(offset_bytes=2 * element, crc32c=crc32c(data)), data)

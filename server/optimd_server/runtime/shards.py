@@ -6,14 +6,17 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
+from optimdpb import encodings
 from optimdpb.specs import Async, JobSpec
+from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core.effects import Apply, Prepare
 from optimd_server.optimizers import Plan
 from optimd_server.optimizers.kernels import Float32s, Float64s
 from optimd_server.state import Claim, Shard, SharedGradient, StagedGradient, piece_bounds, split_evenly
 from optimd_server.state.bulk import RunOnThreads, copy_on
+from optimd_server.state.shard import Gradient, slab
 from optimd_server.state.staging import ChunkedVector
 from optimd_server.storage import ShardImage, vector_names
 
@@ -39,45 +42,69 @@ class ShardGroup:
         self._chunk_bytes_max = chunk_bytes_max
         self._vector_names = vector_names(spec)
         self.staged: dict[tuple[str, int], Claim] = {}
+        # Of gradients in blocks of int8, which are cut by no shard's border.
+        self._payloads: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        self._free_payloads: list[NDArray[np.uint8]] = []
 
     def upload_vector(self) -> ChunkedVector:
         """Where the initial parameters go."""
         return ChunkedVector([shard.parameters for shard in self.shards], self._chunk_bytes_max)
 
     def stage(self, worker: str, epoch: int, dtype: DTypeLike = np.float32) -> StagedGradient:
-        """Start to stage a gradient, float32 or as uint16 bfloat16; an unfinished one of the same epoch is closed."""
-        self._close(worker, epoch)
-        parts = [shard.stage(worker, epoch, dtype) for shard in self.shards]
+        """Start to stage a gradient; an unfinished one of the same epoch is closed.
+
+        dtype: float32, uint16 for bfloat16, uint8 for blocks of int8.
+        """
+        self.drop(worker, epoch)
+        parts: list[Gradient | NDArray[np.uint8]] = []
+        if dtype == np.uint8:
+            payload = self._payloads[worker, epoch] = (
+                self._free_payloads.pop() if self._free_payloads else self._payload()
+            )
+            for shard in self.shards:
+                shard.adopt_blocks(worker, epoch, payload)
+            parts = [payload]
+        else:
+            parts += [shard.stage(worker, epoch, dtype) for shard in self.shards]
         staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
         self.staged[worker, epoch] = staged
         return staged
 
     def adopt(self, worker: str, epoch: int, values: Float32s) -> SharedGradient:
         """Stage a gradient where it lies; what was staged of the same epoch is closed."""
-        self._close(worker, epoch)
+        self.drop(worker, epoch)
         for shard in self.shards:
             shard.adopt(worker, epoch, values)
         adopted = SharedGradient(worker, epoch, values)
         self.staged[worker, epoch] = adopted
         return adopted
 
+    def _payload(self) -> NDArray[np.uint8]:
+        payload_bytes = encodings.payload_bytes(pb.ENCODING_INT8_BLOCK, self.shards[-1].element_stop)
+        return slab(-(-payload_bytes // 4)).view(np.uint8)[:payload_bytes]
+
     @property
     def buffers(self) -> int:
-        """Gradients that there is memory for: staged, or free for reuse."""
-        return self.shards[0].buffers
+        """Gradients that there is memory for: staged, or free for reuse. Those of int8 count in full."""
+        return self.shards[0].buffers + len(self._payloads) + len(self._free_payloads)
 
-    def has_buffer(self, worker: str, epoch: int) -> bool:
+    def has_buffer(self, worker: str, epoch: int, dtype: DTypeLike) -> bool:
         """Whether staging for this epoch takes no new memory."""
-        return (worker, epoch) in self.staged or self.shards[0].free_buffers > 0
+        free = len(self._free_payloads) if dtype == np.uint8 else self.shards[0].free_buffers
+        return (worker, epoch) in self.staged or free > 0
 
     def trim(self) -> None:
         """Give buffers that wait for reuse back to the system."""
+        self._free_payloads.clear()
         for shard in self.shards:
             shard.trim()
 
     def drop(self, worker: str, epoch: int) -> None:
         """Forget what the epoch has staged."""
         self._close(worker, epoch)
+        payload = self._payloads.pop((worker, epoch), None)
+        if payload is not None:
+            self._free_payloads.append(payload)
         for shard in self.shards:
             shard.drop(worker, epoch)
 
@@ -112,12 +139,12 @@ class ShardGroup:
             shard.put_back(step)
 
     def each_chunk(self, take: Callable[[int, Float32s], None]) -> None:
-        """Call take(offset_bytes, values) for consecutive runs of the parameters, each at most half a chunk's bytes."""
+        """Call take(element, values) for consecutive runs of the parameters, each at most half a chunk's bytes."""
         elements_max = self._chunk_bytes_max // 2 // 4
         for shard in self.shards:
             for start in range(0, shard.elements, elements_max):
                 values = shard.parameters[start : start + elements_max]
-                take((shard.element_start + start) * 4, values)
+                take(shard.element_start + start, values)
 
     def copy_parameters(self, target: Float32s, run: RunOnThreads) -> None:
         """All parameters into a vector, on threads."""

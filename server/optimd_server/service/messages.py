@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+from optimdpb.encodings import payload_bytes
 from optimdpb.errors import Refused
 from optimdpb.frames import Framed
 from optimdpb.v1 import optimd_pb2 as pb
@@ -21,6 +22,7 @@ _DTYPES: dict[int, np.dtype[Any]] = {
     pb.ENCODING_UNSPECIFIED: np.dtype(np.float32),
     pb.ENCODING_F32: np.dtype(np.float32),
     pb.ENCODING_BF16: np.dtype(np.uint16),
+    pb.ENCODING_INT8_BLOCK: np.dtype(np.uint8),
 }
 _STATUSES: Any = {status: pb.OutcomeStatus.Value(f"OUTCOME_STATUS_{status.name}") for status in Status}
 _REASONS: Any = {
@@ -91,7 +93,12 @@ def push_from_proto(host: JobHost, message: pb.PushHeader) -> Push:
     Raises Refused(LAYOUT_MISMATCH, UNSUPPORTED_ENCODING, PAYLOAD_SIZE_MISMATCH, MALFORMED_REQUEST).
     """
     check_layout(host, message.layout_digest)
-    expected_bytes = host.spec.layout.elements * gradient_dtype(message.encoding).itemsize
+    if message.encoding not in _DTYPES:
+        raise Refused("UNSUPPORTED_ENCODING", f"expected a known encoding, got {message.encoding}", field="encoding")
+    if message.shared_buffer and message.encoding not in (pb.ENCODING_UNSPECIFIED, pb.ENCODING_F32):
+        text = f"expected encoding F32 in a shared buffer, got {message.encoding}"
+        raise Refused("UNSUPPORTED_ENCODING", text, field="encoding")
+    expected_bytes = payload_bytes(message.encoding, host.spec.layout.elements)
     if message.payload_bytes != expected_bytes:
         text = f"expected payload_bytes {expected_bytes} for this layout, got {message.payload_bytes}"
         raise Refused("PAYLOAD_SIZE_MISMATCH", text, expected=expected_bytes, got=message.payload_bytes)
@@ -115,17 +122,14 @@ def check_layout(host: JobHost, digest: bytes) -> None:
 
 
 def gradient_dtype(encoding: int) -> np.dtype[Any]:
-    """How the elements of a push are held; bfloat16 as uint16. Raises Refused(UNSUPPORTED_ENCODING)."""
-    dtype = _DTYPES.get(encoding)
-    if dtype is None:
-        raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32 or BF16, got number {encoding}", field="encoding")
-    return dtype
+    """How the payload of a known encoding is held; bfloat16 as uint16, blocks of int8 as uint8."""
+    return _DTYPES[encoding]
 
 
-def check_encoding(encoding: int) -> None:
+def check_pull_encoding(encoding: int) -> None:
     """Raises Refused(UNSUPPORTED_ENCODING)."""
-    if encoding not in (pb.ENCODING_UNSPECIFIED, pb.ENCODING_F32):
-        raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32, got number {encoding}", field="encoding")
+    if encoding not in (pb.ENCODING_UNSPECIFIED, pb.ENCODING_F32, pb.ENCODING_BF16):
+        raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32 or BF16, got number {encoding}", field="encoding")
 
 
 def outcome_to_proto(outcome: Outcome) -> pb.Outcome:

@@ -14,7 +14,7 @@ from optimd_server.core.events import Push, PushCommitted, PushOffered, SignOfLi
 from optimd_server.runtime import JobHost, Runtime
 from optimd_server.service.dispatch import Method
 from optimd_server.service.messages import (
-    check_encoding,
+    check_pull_encoding,
     checksum_of,
     gradient_dtype,
     header,
@@ -80,7 +80,7 @@ class PayloadService:
 
     async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullResponse | bytes]:
         host = self._runtime.job(request.job)
-        check_encoding(request.encoding)
+        check_pull_encoding(request.encoding)
         if request.view not in (pb.VIEW_UNSPECIFIED, pb.VIEW_TRAIN, pb.VIEW_EVAL):
             raise Refused("UNSUPPORTED_ENCODING", f"expected a known view, got number {request.view}", field="view")
         if request.worker:
@@ -101,8 +101,9 @@ class PayloadService:
                 _put_parameters(response, host, version, view, host.shards.size_bytes, location)
                 yield response
                 return
-        encoded = await host.encoded()
-        _put_parameters(response, host, encoded.version, view, host.shards.size_bytes)
+        encoded = await host.encoded(request.encoding)
+        _put_parameters(response, host, encoded.version, view, encoded.payload_bytes)
+        response.parameters.encoding = request.encoding or pb.ENCODING_F32
         yield response
         for chunk in encoded.chunks:
             yield chunk

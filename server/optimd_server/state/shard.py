@@ -6,16 +6,23 @@ prepare() reduces and measures and changes no state; apply() steps parameters an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from optimdpb.blocks import INT8_BLOCK_BYTES, INT8_BLOCK_ELEMENTS
 from optimdpb.errors import Refused
 from optimdpb.specs import Layout
 
 from optimd_server.core.effects import Apply, Contribution, Prepare
 from optimd_server.optimizers import NO_ROW, Plan
 from optimd_server.optimizers.compensation import compensate_blocks
-from optimd_server.optimizers.gradients import FLOAT32_BYTES, Sources, reduce_blocks
+from optimd_server.optimizers.gradients import (
+    FLOAT32,
+    INT8,
+    Sources,
+    reduce_blocks,
+)
 from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.loops import piece_squares
 from optimd_server.state.bulk import RunOnThreads
@@ -23,8 +30,11 @@ from optimd_server.state.past import PastVersions
 from optimd_server.state.pieces import Int64s, blocks_of, piece_bounds, runs_of
 
 LINE_BYTES = 64
+FLOAT32_BYTES = 4
 # What a worker sent: float32, or bfloat16 as uint16.
 Gradient = NDArray[np.float32] | NDArray[np.uint16]
+# Where a shard's first element lies, in which form (see gradients.Sources), and what keeps it alive.
+Staged = tuple[int, int, NDArray[Any]]
 
 
 class Shard:
@@ -48,8 +58,8 @@ class Shard:
         self.element_start, self.element_stop = int(bounds[0]), int(bounds[-1])
         elements = self.element_stop - self.element_start
         span = self.element_start, self.element_stop
-        self.parameters = _slab(elements) if memory is None else memory[slice(*span)]
-        self.slots = _slab(len(self.rule.slots) * elements).reshape(len(self.rule.slots), elements)
+        self.parameters = slab(elements) if memory is None else memory[slice(*span)]
+        self.slots = slab(len(self.rule.slots) * elements).reshape(len(self.rule.slots), elements)
         self.step = 0
         self._pieces = bounds - bounds[0]
         first_piece = int(np.searchsorted(piece_bounds(layout), bounds[0]))
@@ -57,7 +67,7 @@ class Shard:
         self._blocks = blocks_of(runs_of(layout, plan.tensor_rows), *span)
         self._buffer_blocks = blocks_of(runs_of(layout, [0 if b else NO_ROW for b in plan.buffers]), *span)
         self._scratch = np.empty((threads_max, BLOCK_ELEMENTS), np.float32)
-        self._staged: dict[tuple[str, int], Gradient] = {}
+        self._staged: dict[tuple[str, int], Staged] = {}
         self._wholes: dict[tuple[str, int], Float32s] = {}
         self._free: list[Float32s] = []
         self._reduced: Float32s | None = None
@@ -82,15 +92,23 @@ class Shard:
         dtype: float32, or uint16 for bfloat16. Staging again gives the same memory.
         """
         self.drop(worker, epoch)
-        whole = self._free.pop() if self._free else _slab(self.elements)
+        whole = self._free.pop() if self._free else slab(self.elements)
         self._wholes[worker, epoch] = whole
-        self._staged[worker, epoch] = whole.view(dtype)[: self.elements]
-        return self._staged[worker, epoch]
+        gradient: Gradient = whole.view(dtype)[: self.elements]
+        self._staged[worker, epoch] = address_of(gradient), gradient.itemsize, gradient
+        return gradient
 
     def adopt(self, worker: str, epoch: int, gradient: Float32s) -> None:
         """Read this epoch's gradient, of the whole job, where it lies; it must stay as it is until drop()."""
         self.drop(worker, epoch)
-        self._staged[worker, epoch] = gradient[self.element_start : self.element_stop]
+        own = gradient[self.element_start : self.element_stop]
+        self._staged[worker, epoch] = address_of(own), FLOAT32, own
+
+    def adopt_blocks(self, worker: str, epoch: int, payload: NDArray[np.uint8]) -> None:
+        """As adopt(), of blocks of int8."""
+        self.drop(worker, epoch)
+        block, phase = divmod(self.element_start, INT8_BLOCK_ELEMENTS)
+        self._staged[worker, epoch] = address_of(payload) + block * INT8_BLOCK_BYTES, INT8 + phase, payload
 
     def drop(self, worker: str, epoch: int) -> None:
         """Forget the epoch's gradient; take its buffer back if it is one of ours. Dropping nothing is harmless."""
@@ -174,9 +192,9 @@ class Shard:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""
         sources = self._sources(command)  # of a second prepare() it is the reduction itself
         delayed = self._is_delayed(command) and self._reduced_step != command.step
-        if not delayed and sources.scales.tolist() == [1.0] and sources.item_bytes[0] == FLOAT32_BYTES:
+        if not delayed and sources.scales.tolist() == [1.0] and sources.forms[0] == FLOAT32:
             return sources
-        reduced = self._reduced = _slab(self.elements) if self._reduced is None else self._reduced
+        reduced = self._reduced = slab(self.elements) if self._reduced is None else self._reduced
         if delayed:
             self._compensate(command.contributions[0], reduced, run)
         else:
@@ -205,7 +223,7 @@ class Shard:
     def _sources(self, command: Prepare | Apply) -> Sources:
         """What the gradient of a step is read from: its reduction if there is one, else what is staged."""
         if self._reduced_step == command.step and self._reduced is not None:
-            return _sources_of([self._reduced], [1.0])
+            return _sources_of([(address_of(self._reduced), FLOAT32, self._reduced)], [1.0])
         return self._staged_sources([(part, part.scale) for part in command.contributions])
 
     def _staged_sources(self, parts: Sequence[tuple[Contribution, float]]) -> Sources:
@@ -215,14 +233,19 @@ class Shard:
         return _sources_of([self._staged[part.worker, part.epoch] for part, _ in parts], [scale for _, scale in parts])
 
 
-def _slab(elements: int) -> Float32s:
+def slab(elements: int) -> Float32s:
     """Zeros from the start of a cache line on: vectors that straddle two lines take up to a tenth longer to stream."""
     raw = np.zeros(elements * FLOAT32_BYTES + LINE_BYTES, np.uint8)
     start = -raw.__array_interface__["data"][0] % LINE_BYTES
     return raw[start : start + elements * FLOAT32_BYTES].view(np.float32)
 
 
-def _sources_of(buffers: Sequence[Gradient], scales: Sequence[float]) -> Sources:
-    # ndarray.ctypes would leave a reference cycle behind for every call.
-    addresses = np.array([buffer.__array_interface__["data"][0] for buffer in buffers], np.uint64)
-    return Sources(addresses, np.array(scales, np.float32), np.array([buffer.itemsize for buffer in buffers], np.int64))
+def address_of(array: NDArray[Any]) -> int:
+    """Of its first element. ndarray.ctypes would leave a reference cycle behind for every call."""
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _sources_of(staged: Sequence[Staged], scales: Sequence[float]) -> Sources:
+    addresses = np.array([address for address, _, _ in staged], np.uint64)
+    return Sources(addresses, np.array(scales, np.float32), np.array([form for _, form, _ in staged], np.int64))

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from optimdpb.blocks import INT8_BLOCK_BYTES
 from optimdpb.checksum import crc32c
 from optimdpb.errors import Refused
 
-from optimd_server.optimizers.kernels import Float32s, magnitude_max
+from optimd_server.optimizers.kernels import Float32s, magnitude_max, magnitude_max_of_blocks
 from optimd_server.state.shard import Gradient
 
 Bytes = NDArray[np.uint8]
@@ -20,14 +21,17 @@ SCAN_BYTES = 256 * 1024
 class ChunkedVector:
     """A flat vector that arrives as chunks of bytes, in order, into consecutive destination arrays of one dtype.
 
-    Writes into `parts`, which it does not own. `magnitude_max` is the largest |element| so far, infinity if one is not
-    finite. A refused chunk changes nothing but bytes past the ones received so far.
+    Writes into `parts`, which it does not own; as uint8 they take blocks of int8. `magnitude_max` is the largest
+    |element| so far, infinity if one is not finite. A refused chunk changes nothing but bytes past the ones received so
+    far.
     """
 
-    def __init__(self, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
-        self._parts = [part for part in parts if part.size]
+    def __init__(self, parts: Sequence[Gradient | Bytes], chunk_bytes_max: int) -> None:
+        self._parts = [part.view(np.uint8) for part in parts if part.size]
         self._chunk_bytes_max = chunk_bytes_max
-        self._item_bytes = self._parts[0].itemsize if self._parts else 1
+        self._dtype = parts[0].dtype
+        self._unit_bytes = INT8_BLOCK_BYTES if self._dtype == np.uint8 else self._dtype.itemsize
+        self._scan_bytes = SCAN_BYTES // self._unit_bytes * self._unit_bytes
         self.payload_bytes = sum(part.nbytes for part in self._parts)
         self.received_bytes = 0
         self.magnitude_max = 0.0
@@ -48,10 +52,10 @@ class ChunkedVector:
         while source.size:
             part = self._parts[self._part]
             room = part.nbytes - self._part_bytes
-            count = min(room, source.size, SCAN_BYTES)
-            part.view(np.uint8)[self._part_bytes : self._part_bytes + count] = source[:count]
-            first = self._part_bytes // self._item_bytes
-            self.magnitude_max = max(self.magnitude_max, magnitude_max(part[first : first + count // self._item_bytes]))
+            count = min(room, source.size, self._scan_bytes)
+            written = part[self._part_bytes : self._part_bytes + count]
+            written[:] = source[:count]
+            self.magnitude_max = max(self.magnitude_max, self._largest(written))
             source = source[count:]
             self._part_bytes += count
             if self._part_bytes == part.nbytes:
@@ -63,12 +67,18 @@ class ChunkedVector:
         if not self.complete:
             raise _size_mismatch(self.payload_bytes, self.received_bytes)
 
+    def _largest(self, written: Bytes) -> float:
+        if self._dtype == np.uint8:
+            return magnitude_max_of_blocks(written)
+        return magnitude_max(written.view(self._dtype))
+
     def _check(self, offset_bytes: int, data: Bytes, checksum: int | None) -> None:
         if offset_bytes != self.received_bytes:
             message = f"expected the chunk at byte {self.received_bytes}, got the one at byte {offset_bytes}"
             raise Refused("CHUNK_OUT_OF_ORDER", message, expected=self.received_bytes, got=offset_bytes)
-        if data.size > self._chunk_bytes_max or data.size % self._item_bytes:
-            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {self._item_bytes}"
+        cut = data.size % self._unit_bytes and offset_bytes + data.size != self.payload_bytes
+        if data.size > self._chunk_bytes_max or cut:
+            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {self._unit_bytes}"
             raise Refused(
                 "CHUNK_OUT_OF_ORDER",
                 f"expected a chunk of {expected}, got {data.size}",
@@ -101,7 +111,7 @@ class Claim:
 class StagedGradient(ChunkedVector, Claim):
     """A push's payload on its way in."""
 
-    def __init__(self, worker: str, epoch: int, parts: Sequence[Gradient], chunk_bytes_max: int) -> None:
+    def __init__(self, worker: str, epoch: int, parts: Sequence[Gradient | Bytes], chunk_bytes_max: int) -> None:
         ChunkedVector.__init__(self, parts, chunk_bytes_max)
         Claim.__init__(self, worker, epoch)
 
