@@ -53,6 +53,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NO_RANGE_TEST: _ClassVar[ErrorReason]
     ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_SHARED_MEMORY_GONE: _ClassVar[ErrorReason]
+    ERROR_REASON_PULL_TOO_SLOW: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -230,6 +231,7 @@ ERROR_REASON_INVALID_UPDATE: ErrorReason
 ERROR_REASON_NO_RANGE_TEST: ErrorReason
 ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: ErrorReason
 ERROR_REASON_SHARED_MEMORY_GONE: ErrorReason
+ERROR_REASON_PULL_TOO_SLOW: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind

@@ -61,11 +61,21 @@ def lane_dot(left: Float32s, right: Float32s, lanes: Float64s) -> float:
 
 @kernel
 def _largest_float32(values: Float32s) -> float:
-    """The largest |value|, infinity if one is not finite."""
-    bits = values.view(np.int32)
-    largest = np.int32(0)
-    for i in range(bits.size):
-        largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
+    """The largest |value|, infinity if one is not finite.
+
+    Eight places at once: a core that reads a single stream waits for memory half of the time.
+    """
+    bits, mask = values.view(np.int32), np.int32(0x7FFFFFFF)
+    n = bits.size // 8
+    a, b, c, d = bits[:n], bits[n : 2 * n], bits[2 * n : 3 * n], bits[3 * n : 4 * n]
+    e, f, g, h = bits[4 * n : 5 * n], bits[5 * n : 6 * n], bits[6 * n : 7 * n], bits[7 * n : 8 * n]
+    p = q = r = s = t = u = v = w = np.int32(0)
+    for i in range(n):
+        p, q, r, s = max(p, a[i] & mask), max(q, b[i] & mask), max(r, c[i] & mask), max(s, d[i] & mask)
+        t, u, v, w = max(t, e[i] & mask), max(u, f[i] & mask), max(v, g[i] & mask), max(w, h[i] & mask)
+    largest = max(p, q, r, s, t, u, v, w)
+    for i in range(8 * n, bits.size):
+        largest = max(largest, bits[i] & mask)
     return np.inf if largest >= np.int32(_INFINITY_BITS) else np.float64(np.int32(largest).view(np.float32))
 
 

@@ -9,13 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import DTypeLike
-from optimdpb.checksum import crc32c
-from optimdpb.frames import with_data
-from optimdpb.kernels import round_to_bfloat16
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -50,6 +45,7 @@ from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import Float32s, magnitude_max
 from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.config import ServerConfig
+from optimd_server.runtime.encoded import EncodedParameters, ParameterMessages
 from optimd_server.runtime.eventlog import EventLog
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.sharing import JobSharing, WorkerMemory
@@ -62,15 +58,6 @@ log = logging.getLogger(__name__)
 
 # What the core asks of the shards.
 Command = Prepare | Apply | Keep | PutBackKept
-
-
-@dataclass(frozen=True)
-class EncodedParameters:
-    """One version of the parameters as the messages that every puller gets."""
-
-    version: Version
-    chunks: list[bytes]
-    payload_bytes: int
 
 
 class JobHost:
@@ -116,9 +103,7 @@ class JobHost:
         # Waiters of one push in the order they came.
         self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
         self._slabs_still = asyncio.Lock()
-        self._encoded: dict[int, EncodedParameters] = {}
-        # How often parameters were encoded: not once more for each puller.
-        self.encodings = 0
+        self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
         self._commands: set[asyncio.Task[None]] = set()
         folder = config.event_log_dir
         self._log = None if folder is None else EventLog(folder, name, spec, arguments)
@@ -299,25 +284,15 @@ class JobHost:
         """The current parameters as messages, encoded once per version, as F32 or BF16."""
         bfloat16 = encoding == pb.ENCODING_BF16
         if self._inline:
-            return self._known_encoded(bfloat16) or self._encode(bfloat16)
+            return self._known_messages(bfloat16) or self.messages.make(self.machine.version, bfloat16)
         async with self._slabs_still:
-            known = self._known_encoded(bfloat16)
-            return known if known is not None else await asyncio.to_thread(self._encode, bfloat16)
+            known = self._known_messages(bfloat16)
+            if known is not None:
+                return known
+            return await asyncio.to_thread(self.messages.make, self.machine.version, bfloat16)
 
-    def _known_encoded(self, bfloat16: bool) -> EncodedParameters | None:
-        known = self._encoded.get(bfloat16)
-        return known if known is not None and known.version == self.machine.version else None
-
-    def _encode(self, bfloat16: bool) -> EncodedParameters:
-        version = self.machine.version
-        self._encoded.pop(bfloat16, None)  # the old bytes go before the new ones come
-        chunks: list[bytes] = []
-        write = _chunk_bfloat16 if bfloat16 else _chunk
-        self.shards.each_chunk(lambda element, values: chunks.append(write(element, values)))
-        self.encodings += 1
-        payload_bytes = self.shards.size_bytes // (2 if bfloat16 else 1)
-        encoded = self._encoded[bfloat16] = EncodedParameters(version, chunks, payload_bytes)
-        return encoded
+    def _known_messages(self, bfloat16: bool) -> EncodedParameters | None:
+        return self.messages.known(self.machine.version, bfloat16=bfloat16)
 
     async def copy_parameters(self) -> tuple[Version, Float32s]:
         """The current parameters as one private vector, and their version."""
@@ -346,15 +321,3 @@ class JobHost:
             self.handle(RangeTestStopRequested())
         while self._commands:
             await asyncio.wait(self._commands)
-
-
-def _chunk(element: int, values: Float32s) -> bytes:
-    data = values.view("u1")
-    return with_data(pb.PullResponse(offset_bytes=4 * element, crc32c=crc32c(data)), data)
-
-
-def _chunk_bfloat16(element: int, values: Float32s) -> bytes:
-    halves = np.empty(values.size, np.uint16)
-    round_to_bfloat16(values, halves)
-    data = halves.view("u1")
-    return with_data(pb.PullResponse(offset_bytes=2 * element, crc32c=crc32c(data)), data)

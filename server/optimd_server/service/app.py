@@ -34,7 +34,7 @@ class Service:
         self._health = health.aio.HealthServicer()
         self._handover = Handover()
         self._server = grpc.aio.server(options=_OPTIONS)
-        gate = Gate(runtime.config.calls_max)
+        gate = Gate(runtime.config.calls_max, runtime.config.pull_timeout_s)
         services = {
             "JobService": {**JobService(runtime).methods(), **ChangeService(runtime).methods()},
             "WorkerService": {

@@ -7,6 +7,7 @@ without a function answer NOT_SERVED.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
@@ -30,10 +31,14 @@ NEVER_SHED = frozenset({"Heartbeat", "Leave"})
 
 
 class Gate:
-    """Counts the calls in hand; above calls_max new ones are refused, not queued."""
+    """Counts the calls in hand; above calls_max new ones are refused, not queued.
 
-    def __init__(self, calls_max: int) -> None:
+    stream_out_s: how long the messages of an answer may take to go out.
+    """
+
+    def __init__(self, calls_max: int, stream_out_s: float) -> None:
         self.calls_max = calls_max
+        self.stream_out_s = stream_out_s
         self.calls = 0
 
     @contextlib.contextmanager
@@ -126,14 +131,18 @@ def _stream_in(
 
 def _stream_out(
     name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
-) -> Callable[..., AsyncIterator[Any]]:
-    async def handle(request: bytes, context: Context) -> AsyncIterator[Any]:
+) -> Callable[..., Awaitable[None]]:
+    async def handle(request: bytes, context: Context) -> None:
         try:
             if method is None:
                 raise NotServed(f"method {name}")
             with gate.call(name):
-                async for response in method(parse(request)):
-                    yield response
+                async with asyncio.timeout(gate.stream_out_s):
+                    async for response in method(parse(request)):
+                        await context.write(response)
+        except TimeoutError:
+            message = f"expected the answer to be taken within {gate.stream_out_s} s"
+            await abort(context, Refused("PULL_TOO_SLOW", message))
         except Refused as error:
             await abort(context, error)
         except Exception as error:

@@ -105,7 +105,7 @@ class PayloadService:
         _put_parameters(response, host, encoded.version, view, encoded.payload_bytes)
         response.parameters.encoding = request.encoding or pb.ENCODING_F32
         yield response
-        for chunk in encoded.chunks:
+        for chunk in encoded.read():
             yield chunk
 
     def _check_step(self, host: JobHost) -> None:
