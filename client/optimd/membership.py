@@ -52,12 +52,15 @@ class Membership:
     def share_memory(self) -> None:
         """Ask for memory for this epoch; without it payloads travel in messages."""
         assert self._joined is not None and self._keeper is not None  # noqa: PT018
-        session = self._session
+        session, offer = self._session, self._joined.shared_memory
+        # Who has had memory of this server is on its machine; started again, it has another socket.
+        socket = None if self.memory_lost else offer.socket
+        request = pb.OpenSharedMemoryRequest(job=session.job, worker=self.worker, epoch=self.epoch)
         self.memory, self.memory_lost = None, False
         try:
-            self.memory = session.transport.share_memory(
-                self._joined, session.job, self.worker, session.layout.elements
-            )
+            if socket == "":
+                raise NotShared(offer.detail or "the server offers none")
+            self.memory = session.transport.share_memory(request, socket, session.layout.elements)
         except NotShared as why:
             self._keeper.tell(pb.TRANSPORT_GRPC, str(why))
         else:

@@ -190,7 +190,7 @@ class SimulatedTransport:
         first = pb.UploadParametersRequest(header=header)
         return self._stream("UploadParameters", first, pb.UploadParametersRequest, flat, timeout_s)
 
-    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
+    def share_memory(self, request: pb.OpenSharedMemoryRequest, socket: str | None, elements: int) -> SharedMemory:
         """See Transport."""
         raise NotShared("simulated workers are on other machines")
 

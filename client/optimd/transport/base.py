@@ -40,8 +40,11 @@ class Transport(Protocol):
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
         """UploadParameters with the vector in chunks."""
 
-    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
-        """Memory shared with the server, for the epoch just joined. Raises NotShared."""
+    def share_memory(self, request: pb.OpenSharedMemoryRequest, socket: str | None, elements: int) -> SharedMemory:
+        """Memory shared with the server. socket: where it must be reachable before it is asked; None if it was.
+
+        Raises NotShared.
+        """
 
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """Push with the payload in chunks, or without it where header.shared_buffer names the vector."""

@@ -79,18 +79,15 @@ class GrpcTransport:
         )
         return response
 
-    def share_memory(self, joined: pb.JoinResponse, job: str, worker: str, elements: int) -> SharedMemory:
+    def share_memory(self, request: pb.OpenSharedMemoryRequest, socket: str | None, elements: int) -> SharedMemory:
         """See Transport.share_memory."""
-        name = joined.shared_memory.socket
-        if not name:
-            raise NotShared(joined.shared_memory.detail or "the server offers none")
-        check_reachable(name)
-        request = pb.OpenSharedMemoryRequest(job=job, worker=worker, epoch=joined.epoch)
+        if socket is not None:
+            check_reachable(socket)
         try:
             offer = self.call("OpenSharedMemory", request, OPEN_S_MAX + elements / FILLED_PER_S_MIN)
         except (Refused, CallFailed) as error:
             raise NotShared(str(error)) from error
-        return fetch(name, offer, elements)
+        return fetch(offer, elements)
 
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """See Transport.push."""

@@ -40,9 +40,9 @@ def check_reachable(name: str) -> None:
     _connect(name).close()
 
 
-def fetch(name: str, offer: pb.OpenSharedMemoryResponse, elements: int) -> SharedMemory:
+def fetch(offer: pb.OpenSharedMemoryResponse, elements: int) -> SharedMemory:
     """Take over and map what a server has made for this worker. Raises NotShared."""
-    with _connect(name) as connection:
+    with _connect(offer.socket) as connection:
         try:
             connection.sendall(offer.token)
             _, descriptors, _, _ = socket.recv_fds(connection, 1, DESCRIPTORS_MAX)

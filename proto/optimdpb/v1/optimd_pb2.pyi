@@ -1543,18 +1543,20 @@ class OpenSharedMemoryRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
 
 class OpenSharedMemoryResponse(_message.Message):
-    __slots__ = ("header", "token", "token_ms", "segments", "payload_bytes")
+    __slots__ = ("header", "token", "token_ms", "segments", "payload_bytes", "socket")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
     header: Header
     token: bytes
     token_ms: int
     segments: _containers.RepeatedScalarFieldContainer[Segment]
     payload_bytes: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., token: _Optional[bytes] = ..., token_ms: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, str]]] = ..., payload_bytes: _Optional[int] = ...) -> None: ...
+    socket: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., token: _Optional[bytes] = ..., token_ms: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[Segment, str]]] = ..., payload_bytes: _Optional[int] = ..., socket: _Optional[str] = ...) -> None: ...
 
 class AwaitOutcomeRequest(_message.Message):
     __slots__ = ("job", "worker", "epoch", "seq")

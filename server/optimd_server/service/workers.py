@@ -104,6 +104,7 @@ class WorkerService:
         return pb.OpenSharedMemoryResponse(
             header=header(self._runtime, host),
             token=token,
+            socket=offer.socket,
             token_ms=int(TOKEN_S * 1000),
             segments=[pb.SEGMENT_GRADIENT] * len(memory.gradients) + [kind],
             payload_bytes=host.shards.size_bytes,

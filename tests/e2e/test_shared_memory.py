@@ -1,0 +1,453 @@
+"""Shared memory between real processes: chosen by itself, left by itself, the same bits, and nothing behind."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optimd
+import pytest
+from numpy.typing import NDArray
+from optimd_server.runtime import ServerConfig, sharing
+from optimd_server.service import handover
+from optimd_server.state import shared as server_memory
+from optimdpb.specs import Adam, JobSpec, Layout, Sync, Tensor
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.e2e.scene import eventually
+from tests.support.servers import ServerProcess, ThreadServer
+from tests.support.trainer import Part, Trainer
+
+Float32s = NDArray[np.float32]
+# Odd, so that shards and threads meet at odd places.
+LAYOUT = Layout((Tensor("w", (70_001,)), Tensor("b", (7,))))
+START = np.linspace(-1, 1, LAYOUT.elements).astype(np.float32)
+LEASE_S = 1.0
+
+
+def named(flat: Float32s) -> dict[str, Float32s]:
+    return {"w": flat[:70_001], "b": flat[70_001:]}
+
+
+def gradient(*seed: int) -> Float32s:
+    return np.random.default_rng(seed).standard_normal(LAYOUT.elements).astype(np.float32)
+
+
+def config(**fields: Any) -> ServerConfig:
+    return ServerConfig(**{"threads": 2, "lease_s": LEASE_S, "tick_interval_s": 0.05, **fields})
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadServer]:
+    with ThreadServer(config()) as running:
+        yield running
+
+
+def joined(address: str, name: str = "w0", model: Any = None, **options: Any) -> optimd.Worker:
+    worker = optimd.connect(address, job="j", worker=name, **options)
+    worker.ensure_job(named(START), optimd.Adam(0.01), model or optimd.Sync(1))
+    worker.pull(copy=False)
+    return worker
+
+
+def shares(worker: optimd.Worker) -> bool:
+    return worker._membership.memory is not None
+
+
+def transport_of(worker: optimd.Worker) -> tuple[str, str]:
+    """As the server knows it, once the next heartbeat has told it."""
+    told: list[tuple[str, str]] = []
+
+    def has_told() -> bool:
+        told[:] = [(each.transport, each.transport_detail) for each in worker.status().workers]
+        return bool(told[0][0])
+
+    eventually(has_told, "a heartbeat")
+    return told[0]
+
+
+def memfds(pid: int | str = "self") -> int:
+    """Pieces of memory of this program that a process has mapped."""
+    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return len({line.split()[4] for line in maps if "/memfd:optimd" in line})
+
+
+def test_it_is_chosen_by_itself_and_status_says_so(server: ThreadServer) -> None:
+    with joined(server.address) as worker:
+        assert shares(worker)
+        assert transport_of(worker) == ("shared_memory", "on the server's own machine")
+
+
+def no_memory(*_: Any, **__: Any) -> Any:
+    raise OSError(12, "Cannot allocate memory")
+
+
+def unsealed(descriptor: int, command: int, *arguments: int) -> int:
+    return 0 if command == fcntl.F_ADD_SEALS else fcntl.fcntl(descriptor, command, *arguments)
+
+
+class NoSeals:
+    """fcntl without an effect on seals."""
+
+    F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_SEAL = fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL
+    F_ADD_SEALS = fcntl.F_ADD_SEALS
+    fcntl = staticmethod(unsealed)
+
+
+WITHOUT: list[tuple[str, ServerConfig, tuple[Any, str, Any] | None, str]] = [
+    ("switched off", config(shared_memory=False), None, "told so"),
+    ("a small model", config(inline_bytes_max=1 << 20), None, "travel in the call itself"),
+    ("no room", config(staging_bytes_max=LAYOUT.size_bytes * 2 - 1), None, "which is taken"),
+    ("forbidden", config(), (os, "memfd_create", no_memory), "no memory to share"),
+    ("full", config(), (sharing.JobSharing, "make", None), "no memory to share"),
+    ("no unix socket", config(), (handover.Handover, "start", lambda self: None), "no unix socket"),
+    ("memory without seals", config(), (server_memory, "fcntl", NoSeals), "sealed with"),
+    ("handed over too late", config(), (handover, "TOKEN_S", 0.0), "expected 3 descriptors, got 0"),
+]
+
+
+@pytest.mark.parametrize(("settings", "patched", "why"), [row[1:] for row in WITHOUT], ids=[row[0] for row in WITHOUT])
+def test_without_it_everything_goes_on(
+    settings: ServerConfig, patched: tuple[Any, str, Any] | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bits over gRPC, and status says why."""
+    if patched is not None:
+        target, name, value = patched
+        if name == "make":
+            full = lambda self, worker: (_ for _ in ()).throw(  # noqa: E731
+                optimd.Refused("SHARED_MEMORY_UNAVAILABLE", "the server's machine has no memory to share: full")
+            )
+            value = full
+        monkeypatch.setattr(target, name, value)
+    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(1)), START)
+    with ThreadServer(settings) as server, joined(server.address) as worker:
+        assert not shares(worker)
+        for step in range(3):
+            buffers = worker.gradient_buffers()
+            for name, values in named(gradient(step)).items():
+                buffers[name][...] = values
+            result = worker.step(buffers, copy=False)
+            expected.update(gradient(step))
+        assert b"".join(each.tobytes() for each in result.parameters.values()) == expected.parameters.tobytes()
+        said = transport_of(worker)
+        assert said[0] == "grpc"
+        assert why in said[1]
+
+
+Run = Callable[[optimd.Worker, int, int], Any]
+
+
+def in_place(worker: optimd.Worker, step: int, index: int) -> Any:
+    buffers = worker.gradient_buffers()
+    for name, values in named(gradient(step, index)).items():
+        buffers[name][...] = values
+    return worker.step(buffers, weight=1.0 + index, copy=False)
+
+
+def plain(worker: optimd.Worker, step: int, index: int) -> Any:
+    return worker.step(named(gradient(step, index)), weight=1.0 + index)
+
+
+def push_then_pull(worker: optimd.Worker, step: int, index: int) -> Any:
+    result = worker.push(named(gradient(step, index)), weight=1.0 + index)
+    worker.pull(copy=bool(step % 2))
+    return result
+
+
+PATHS: list[tuple[str, dict[str, Any], Run, str]] = [
+    ("shared memory, in place", {}, in_place, "shared"),
+    ("shared memory, plain arrays", {}, plain, "shared"),
+    ("shared memory, push and pull", {}, push_then_pull, "shared"),
+    ("gRPC streams", {"shared_memory": False, "step_bytes_max": 1000}, plain, "grpc"),
+    ("gRPC streams, in place", {"shared_memory": False, "step_bytes_max": 1000}, in_place, "grpc"),
+    ("unary Step", {"shared_memory": False}, plain, "grpc"),
+]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize(("settings", "run", "path"), [row[1:] for row in PATHS], ids=[row[0] for row in PATHS])
+def test_the_same_bits_by_every_way(settings: dict[str, Any], run: Run, path: str, shards: int) -> None:
+    """P1 across transports: parameters and slots of two workers' rounds, against one process."""
+    steps, workers = 8, 2
+    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(2)), START)
+    for step in range(steps):
+        expected.round([Part(f"w{i}", 1.0 + i, gradient(step, i)) for i in range(workers)])
+    failed: list[BaseException] = []
+
+    def train(server: ThreadServer, index: int) -> None:
+        try:
+            with joined(server.address, f"w{index}", optimd.Sync(2)) as worker:
+                assert shares(worker) == (path == "shared")
+                for step in range(steps):
+                    result = run(worker, step, index)
+                    assert (result.status, result.global_step) == ("applied", step + 1)
+        except BaseException as error:
+            failed.append(error)
+
+    with ThreadServer(config(shards=shards, one_thread_bytes_max=0, lease_s=30.0, **settings)) as server:
+        threads = [threading.Thread(target=train, args=(server, index)) for index in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failed, failed
+        parameters, slots = server.vectors("j")
+    assert parameters.tobytes() == expected.parameters.tobytes()
+    assert slots.tobytes() == expected.slots.tobytes()
+
+
+MODELS = [optimd.Async(), optimd.Ssp(3), optimd.Sync(2, quorum=1), optimd.Sync(2, round_timeout_s=0.01, workers_min=1)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__ + str(getattr(model, "quorum", "")))
+def test_what_a_worker_reads_in_place_stands_still(server: ThreadServer, model: Any) -> None:
+    """Under models in which others go on meanwhile it is a copy."""
+    with joined(server.address, "w0", model) as first, joined(server.address, "w1", model) as second:
+        held = first.step(named(gradient(0)), copy=False).parameters
+        before = {name: values.copy() for name, values in held.items()}
+        for step in range(3):
+            second.pull()
+            second.push(named(gradient(step, 1)))
+        assert second.status().global_step > 1
+        assert all(np.array_equal(held[name], before[name]) for name in before)
+        assert not held["w"].flags.writeable
+        fresh = first.pull(copy=False)
+        assert not np.array_equal(fresh["w"], before["w"])
+
+
+def test_in_sync_nothing_is_copied(server: ThreadServer) -> None:
+    with joined(server.address) as worker:
+        first = worker.step(named(gradient(0)), copy=False).parameters["w"]
+        second = worker.step(named(gradient(1)), copy=False).parameters["w"]
+        assert second is first, "the memory of the server itself"
+        assert worker.step(named(gradient(2))).parameters["w"].flags.writeable
+
+
+def test_nothing_is_left_when_workers_go(server: ThreadServer) -> None:
+    """Left, expired and superseded: the server has the job's own memory again."""
+    at_first = memfds()
+    left, silent = joined(server.address, "w0", optimd.Sync(1)), joined(server.address, "w1", optimd.Sync(1))
+    superseded = joined(server.address, "w2", optimd.Sync(1))
+    again = joined(server.address, "w2", optimd.Sync(1))
+    assert memfds() >= at_first + 1 + 2 * 3
+    left.leave()
+    again.leave()
+    keeper = silent._membership._keeper
+    assert keeper is not None
+    keeper.stop()
+    sharing_now = server.host("j").sharing
+    eventually(lambda: server.on_loop(lambda: sharing_now.workers) == 0, "memory to be forgotten")
+    for worker in (left, silent, superseded, again):
+        worker.close()
+    del left, silent, superseded, again, worker
+    eventually(lambda: memfds() == at_first + 1, "memory to be freed")
+
+
+WORKER = """
+import sys, time, numpy as np, optimd
+worker = optimd.connect(sys.argv[1], job="j", worker="doomed")
+elements = int(sys.argv[2])
+worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Sync(2, workers_min=1))
+worker.pull(copy=False)
+buffers = worker.gradient_buffers()
+assert worker._membership.memory is not None
+print("ready", flush=True)
+sys.stdin.readline()
+if sys.argv[3] == "writes":
+    print("writes", flush=True)
+    while True:
+        buffers["w"][...] = np.nan
+buffers["w"][...] = 1.0
+print("pushes", flush=True)
+worker.push(buffers)
+"""
+
+
+def doomed(address: str, elements: int, what: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, address, str(elements), what]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert process.stdout.readline() in ("writes\n", "pushes\n")
+
+
+def test_a_worker_killed_while_it_writes_has_pushed_nothing(server: ThreadServer) -> None:
+    elements = 1_000_000
+    process = doomed(server.address, elements, "writes")
+    model = optimd.Sync(2, workers_min=1)
+    with process, optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), model)
+        worker.pull()
+        go(process)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        result = worker.step({"w": np.full(elements, 2.0, np.float32)})
+        assert (result.status, result.world_size) == ("applied", 1)
+        assert (result.parameters["w"] == -2.0).all()
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02])
+def test_a_worker_killed_while_its_gradient_is_read_counts_whole_or_not_at_all(
+    server: ThreadServer, delay_s: float
+) -> None:
+    elements = 10_000_000
+    process = doomed(server.address, elements, "pushes")
+    model = optimd.Sync(2, workers_min=1)
+    with process, optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), model)
+        worker.pull()
+        go(process)
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGKILL)
+        result = worker.step({"w": np.full(elements, 3.0, np.float32)})
+        assert result.status == "applied"
+        (value,) = set(np.unique(result.parameters["w"]).tolist())
+        assert value in (-2.0, -3.0), "the mean of both, or the one alone"
+
+
+def test_a_server_killed_while_its_memory_is_read() -> None:
+    server = ServerProcess("--lease-s", "2")
+    try:
+        worker = joined(server.address, timeout_s=0.5)
+        assert shares(worker)
+        held = worker.step(named(gradient(0)), copy=False).parameters
+        before = held["w"].copy()
+        server.process.kill()
+        server.process.wait()
+        assert np.array_equal(held["w"], before)
+        with pytest.raises((optimd.ServerUnavailable, optimd.OutcomeUnknown)):
+            worker.step(named(gradient(1)), copy=False)
+        assert np.array_equal(held["w"], before)
+        worker.close()
+    finally:
+        server.process.communicate()
+
+
+def test_a_server_that_comes_back_makes_its_memory_anew(tmp_path: Path) -> None:
+    """Epochs survive an orderly end, memory does not: that push goes by stream, the next in memory again."""
+    arguments = ("--data-dir", str(tmp_path))
+    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(1)), START)
+    server = ServerProcess(*arguments)
+    port = int(server.address.rpartition(":")[2])
+    worker = joined(server.address)
+    old = worker.gradient_buffers()
+    in_place(worker, 0, 0)
+    epoch = worker._membership.epoch
+    assert server.terminate() == 0
+    server = ServerProcess(*arguments, port=port)
+    try:
+        for name, values in named(gradient(1, 0)).items():
+            old[name][...] = values
+        assert worker.step(old).global_step == 2
+        assert worker._membership.epoch == epoch
+        assert not shares(worker)
+        result = in_place(worker, 2, 0)
+        assert shares(worker)
+        for step in range(3):
+            expected.update(gradient(step, 0))
+        assert result.parameters["w"].tobytes() == expected.parameters[:70_001].tobytes()
+        worker.leave()
+        worker.close()
+    finally:
+        server.stop()
+
+
+def test_a_deadline_in_mid_step_then_the_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The buffer that the server may still read is not handed out; both pushes count once."""
+    server = ServerProcess("--lease-s", "60")
+    try:
+        monkeypatch.setattr("optimd.worker.WAIT_MARGIN_S", 0.3)
+        monkeypatch.setattr("optimd.delivery.WAIT_MARGIN_S", 0.3)
+        worker = joined(server.address, timeout_s=0.6)
+        worker._session.wait_s = 0.2
+        first = worker.gradient_buffers()
+        for name, values in named(gradient(0)).items():
+            first[name][...] = values
+        server.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(optimd.OutcomeUnknown):
+            worker.step(first)
+        second = worker.gradient_buffers()
+        assert not np.shares_memory(second["w"], first["w"])
+        for name, values in named(gradient(1)).items():
+            second[name][...] = values
+        server.process.send_signal(signal.SIGCONT)
+        result = worker.step(second)
+        applied = worker.status().applied
+        assert result.global_step == applied
+        assert applied in (1, 2)
+        expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(1)), START)
+        if applied == 2 or result.status == "discarded":
+            expected.update(gradient(0))
+        if result.status == "applied":
+            expected.update(gradient(1))
+        assert worker.pull()["w"].tobytes() == expected.parameters[:70_001].tobytes()
+        worker.leave()
+        worker.close()
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        server.stop()
+
+
+def test_a_worker_that_joined_again_sends_from_its_new_memory(server: ThreadServer) -> None:
+    """Its lease ends between two steps: what it wrote to the memory of before counts all the same."""
+    with joined(server.address) as worker:
+        in_place(worker, 0, 0)
+        buffers = worker.gradient_buffers()
+        for name, values in named(gradient(1, 0)).items():
+            buffers[name][...] = values
+        keeper, epoch = worker._membership._keeper, worker._membership.epoch
+        assert keeper is not None
+        keeper.stop()
+        members = server.host("j").machine.state.members
+        eventually(lambda: server.on_loop(lambda: len(members)) == 0, "the lease to end")
+        result = worker.step(buffers)
+        assert worker._membership.epoch > epoch
+        assert shares(worker)
+        expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(1)), START)
+        expected.update(gradient(0, 0))
+        expected.update(gradient(1, 0))
+        assert result.parameters["w"].tobytes() == expected.parameters[:70_001].tobytes()
+
+
+def test_the_hand_over_takes_nothing_but_a_good_token(server: ThreadServer) -> None:
+    with joined(server.address) as worker:
+        name = worker._membership._joined.shared_memory.socket  # type: ignore[union-attr]
+        request = pb.OpenSharedMemoryRequest(job="j", worker="w0", epoch=worker._membership.epoch)
+        offer = worker._session.call("OpenSharedMemory", request)
+
+        def knock(data: bytes) -> list[int]:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+                knocking.settimeout(5.0)
+                knocking.connect(f"\0{name}")
+                knocking.sendall(data)
+                knocking.shutdown(socket.SHUT_WR)
+                return list(socket.recv_fds(knocking, 1, 8)[1])
+
+        assert knock(b"") == knock(b"short") == knock(bytes(16)) == []
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as slow:
+            slow.connect(f"\0{name}")  # says nothing, and is in nobody's way
+            descriptors = knock(offer.token)
+            assert len(descriptors) == 3
+            for descriptor in descriptors:
+                os.close(descriptor)
+        assert knock(offer.token) == [], "good once"
+        assert worker.step(named(gradient(0))).status == "applied", "what was opened before is gone, the push goes on"

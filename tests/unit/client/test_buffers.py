@@ -1,0 +1,99 @@
+"""Who has which gradient buffer, and memory for parameters that is used again once nobody looks at it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from optimd.buffers import GradientBuffers, ParameterBuffers
+from optimd.bulk import THREADED_BYTES_MIN, copy_all
+from optimdpb.errors import OutcomeUnknown
+from optimdpb.specs import Layout, Tensor
+
+LAYOUT = Layout((Tensor("w", (2, 3)), Tensor("b", ()), Tensor("none", (0,))))
+
+
+def gradients(value: float) -> dict[str, np.ndarray]:
+    return {
+        "w": np.full((2, 3), value, np.float32),
+        "b": np.array(value, np.float32),
+        "none": np.empty(0, np.float32),
+    }
+
+
+def test_what_is_written_to_the_views_is_not_copied() -> None:
+    memory = [np.zeros(7, np.float32), np.zeros(7, np.float32)]
+    buffers = GradientBuffers(LAYOUT, memory)
+    views = buffers.views()
+    views["w"][...], views["b"][...] = 2.0, 3.0
+    assert buffers.is_whole(views)
+    assert buffers.put(views) is memory[0]
+    assert memory[0].tolist() == [2.0] * 6 + [3.0]
+
+
+def test_one_buffer_at_a_time_is_with_the_server() -> None:
+    memory = [np.zeros(7, np.float32), np.zeros(7, np.float32)]
+    buffers = GradientBuffers(LAYOUT, memory)
+    first = buffers.views()
+    assert buffers.put(first) is memory[0]
+    second = buffers.views()
+    assert second["w"] is not first["w"]
+    assert buffers.put(first) is memory[1], "the server has that one: what is given again is copied"
+    with pytest.raises(OutcomeUnknown, match="every gradient buffer"):
+        buffers.views()
+    with pytest.raises(OutcomeUnknown):
+        buffers.put(gradients(1.0))
+    buffers.release()
+    assert buffers.put(gradients(1.0)) is memory[0]
+
+
+def test_a_view_that_was_replaced_is_copied() -> None:
+    """`buffers["w"] = gradient` instead of `buffers["w"][...] = gradient`."""
+    buffers = GradientBuffers(LAYOUT)
+    views = buffers.views()
+    views["b"][...] = 5.0
+    views["w"] = np.full((2, 3), 4.0, np.float32)
+    assert not buffers.is_whole(views)
+    assert buffers.put(views).tolist() == [4.0] * 6 + [5.0]
+
+
+def test_views_under_other_names_are_no_whole() -> None:
+    layout = Layout((Tensor("a", (2,)), Tensor("b", (2,))))
+    buffers = GradientBuffers(layout)
+    views = buffers.views()
+    views["a"][...], views["b"][...] = 1.0, 2.0
+    swapped = {"b": views["a"], "a": views["b"]}
+    assert not buffers.is_whole(swapped)
+    assert buffers.put({"a": views["b"].copy(), "b": views["a"].copy()}).tolist() == [2.0, 2.0, 1.0, 1.0]
+
+
+def test_a_vector_of_an_older_epoch_is_copied() -> None:
+    buffers = GradientBuffers(LAYOUT, [np.zeros(7, np.float32), np.zeros(7, np.float32)])
+    old = np.arange(7, dtype=np.float32)
+    new = buffers.adopt(old)
+    assert new is not old
+    assert new.tolist() == old.tolist()
+    assert buffers.adopt(new) is new
+
+
+def test_memory_for_parameters_is_used_again_only_when_nobody_refers_to_it() -> None:
+    buffers = ParameterBuffers(LAYOUT)
+    source = np.arange(7, dtype=np.float32)
+    first = buffers.copied(source)
+    kept = first["w"][0]
+    del first
+    second = buffers.copied(source + 1)
+    assert kept.tolist() == [0.0, 1.0, 2.0], "a view of a view keeps it"
+    assert not np.shares_memory(second["w"], kept)
+    address = second["w"].__array_interface__["data"][0]
+    del second
+    assert buffers.copied(source)["w"].__array_interface__["data"][0] == address
+
+
+def test_large_copies_on_threads() -> None:
+    elements = THREADED_BYTES_MIN // 4 + 12_345
+    rng = np.random.default_rng(0)
+    sources = [rng.standard_normal(elements), rng.standard_normal((100, 7)).astype(np.float32).T, np.float32(3.0)]
+    targets = [np.empty(elements, np.float32), np.empty((7, 100), np.float32), np.empty((), np.float32)]
+    copy_all([(target, np.asarray(source)) for target, source in zip(targets, sources, strict=True)])
+    for target, source in zip(targets, sources, strict=True):
+        assert np.array_equal(target, np.asarray(source).astype(np.float32))
