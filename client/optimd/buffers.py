@@ -39,14 +39,20 @@ class GradientBuffers:
         """A free vector by tensor: what is written there is the gradient. Raises OutcomeUnknown if none is free."""
         return dict(self._views_of(self._free()))
 
-    def put(self, gradients: Mapping[str, NDArray[np.generic]]) -> Float32s:
-        """The flat vector of checked gradients, held until release(): theirs if they lie in one, else a copy."""
+    def whole(self, gradients: Mapping[str, NDArray[np.generic]]) -> Views | None:
+        """The views of one of these vectors, if that is exactly what the gradients are: they need no check, no copy."""
+        return next((views for views in self._views if views is not None and _are(gradients, views)), None)
+
+    def put(self, gradients: Mapping[str, NDArray[np.generic]], whole: Views | None) -> Float32s:
+        """The flat vector of checked gradients, held until release(). whole: what whole() found; else they are copied.
+
+        They are copied also if the server still has that vector, or if it is none of these any more.
+        """
         for index, views in enumerate(self._views):
-            if views is not None and index not in self._held and _are(gradients, views):
-                break
-        else:
-            index = self._free()
-            tensors.pack(gradients, self._views_of(index))
+            if views is not None and views is whole and index not in self._held:
+                return self._hold(index)
+        index = self._free()
+        tensors.pack(gradients, self._views_of(index))
         return self._hold(index)
 
     def adopt(self, flat: Float32s) -> Float32s:
@@ -57,10 +63,6 @@ class GradientBuffers:
         index = self._free()
         copy_all([(self._flat(index), flat)])
         return self._hold(index)
-
-    def is_whole(self, gradients: Mapping[str, NDArray[np.generic]]) -> bool:
-        """Whether these are exactly the views of one vector: nothing about them needs a check."""
-        return any(views is not None and _are(gradients, views) for views in self._views)
 
     def release(self) -> None:
         """The outcome is known: every vector is free."""
@@ -129,6 +131,5 @@ class ParameterBuffers:
 
 def _are(gradients: Mapping[str, NDArray[np.generic]], views: Views) -> bool:
     """Whether these are those very arrays under the same names, in the same order."""
-    if len(gradients) != len(views) or not all(map(operator.is_, gradients.values(), views.values())):
-        return False
-    return all(map(operator.eq, gradients, views))
+    same = len(gradients) == len(views) and all(map(operator.is_, gradients.values(), views.values()))
+    return same and list(gradients) == list(views)

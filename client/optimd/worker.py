@@ -306,7 +306,8 @@ class Worker:
 
     def _prepare(self, gradients: Arrays) -> Float32s:
         """Check the gradients, settle what is unresolved, and pack. Raises before anything is sent."""
-        if self._gradients is None or not self._gradients.is_whole(gradients):
+        whole = None if self._gradients is None else self._gradients.whole(gradients)
+        if whole is None:
             if self.name is None:
                 raise ValueError("expected a worker, got an observer: observers only pull")
             tensors.check_gradients(self._session.layout, gradients)
@@ -325,7 +326,7 @@ class Worker:
             self._unresolved = None
             buffers = self._ready_to_push()
             buffers.release()
-        return buffers.put(gradients)
+        return buffers.put(gradients, whole)
 
     def _deliver(self, flat: Float32s, weight: float, loss: float | None, *, pull: bool) -> Answer:
         session, membership, layout = self._session, self._membership, self._session.layout

@@ -10,7 +10,10 @@ import os
 import platform
 from pathlib import Path
 
-NAMES = ("kernels", "asleep", "reduce", "same_host", "one_round", "wire", "encodings", "core", "parked", "schedules")
+NAMES = (
+    *("same_host", "one_round", "small", "tensors", "crowd", "wire", "encodings"),
+    *("kernels", "asleep", "reduce", "core", "parked", "schedules"),
+)
 
 
 def main() -> None:

@@ -20,13 +20,18 @@ def gradients(value: float) -> dict[str, np.ndarray]:
     }
 
 
+def put(buffers: GradientBuffers, values: dict[str, np.ndarray]) -> np.ndarray:
+    return buffers.put(values, buffers.whole(values))
+
+
 def test_what_is_written_to_the_views_is_not_copied() -> None:
     memory = [np.zeros(7, np.float32), np.zeros(7, np.float32)]
     buffers = GradientBuffers(LAYOUT, memory)
     views = buffers.views()
     views["w"][...], views["b"][...] = 2.0, 3.0
-    assert buffers.is_whole(views)
-    assert buffers.put(views) is memory[0]
+    whole = buffers.whole(views)
+    assert whole is not None
+    assert buffers.put(views, whole) is memory[0]
     assert memory[0].tolist() == [2.0] * 6 + [3.0]
 
 
@@ -34,16 +39,16 @@ def test_one_buffer_at_a_time_is_with_the_server() -> None:
     memory = [np.zeros(7, np.float32), np.zeros(7, np.float32)]
     buffers = GradientBuffers(LAYOUT, memory)
     first = buffers.views()
-    assert buffers.put(first) is memory[0]
+    assert put(buffers, first) is memory[0]
     second = buffers.views()
     assert second["w"] is not first["w"]
-    assert buffers.put(first) is memory[1], "the server has that one: what is given again is copied"
+    assert put(buffers, first) is memory[1], "the server has that one: what is given again is copied"
     with pytest.raises(OutcomeUnknown, match="every gradient buffer"):
         buffers.views()
     with pytest.raises(OutcomeUnknown):
-        buffers.put(gradients(1.0))
+        put(buffers, gradients(1.0))
     buffers.release()
-    assert buffers.put(gradients(1.0)) is memory[0]
+    assert put(buffers, gradients(1.0)) is memory[0]
 
 
 def test_a_view_that_was_replaced_is_copied() -> None:
@@ -52,8 +57,8 @@ def test_a_view_that_was_replaced_is_copied() -> None:
     views = buffers.views()
     views["b"][...] = 5.0
     views["w"] = np.full((2, 3), 4.0, np.float32)
-    assert not buffers.is_whole(views)
-    assert buffers.put(views).tolist() == [4.0] * 6 + [5.0]
+    assert buffers.whole(views) is None
+    assert put(buffers, views).tolist() == [4.0] * 6 + [5.0]
 
 
 def test_views_under_other_names_are_no_whole() -> None:
@@ -62,8 +67,8 @@ def test_views_under_other_names_are_no_whole() -> None:
     views = buffers.views()
     views["a"][...], views["b"][...] = 1.0, 2.0
     swapped = {"b": views["a"], "a": views["b"]}
-    assert not buffers.is_whole(swapped)
-    assert buffers.put({"a": views["b"].copy(), "b": views["a"].copy()}).tolist() == [2.0, 2.0, 1.0, 1.0]
+    assert buffers.whole(swapped) is None
+    assert put(buffers, {"a": views["b"].copy(), "b": views["a"].copy()}).tolist() == [2.0, 2.0, 1.0, 1.0]
 
 
 def test_a_vector_of_an_older_epoch_is_copied() -> None:
