@@ -178,9 +178,9 @@ def test_who_has_the_version_gets_no_payload(server: ThreadServer) -> None:
             first[0] = 1.0
 
 
-def accuracy(address: str, push_dtype: str, pull_dtype: str, seed: int) -> float:
-    """Of a network for digits after 400 updates of two workers."""
-    digits, hidden, steps = data.load(), 256, 400
+def accuracy(address: str, push_dtype: str, pull_dtype: str, seed: int, steps: int) -> float:
+    """Of a network for digits after so many updates of two workers."""
+    digits, hidden = data.load(), 256
     rng = np.random.default_rng(seed)
     start = {
         "w1": (rng.standard_normal((64, hidden)) * 0.1).astype(np.float32),
@@ -222,13 +222,25 @@ def accuracy(address: str, push_dtype: str, pull_dtype: str, seed: int) -> float
     return found[0]
 
 
-@pytest.mark.timeout(300)
-def test_lossy_encodings_train_as_well_at_equal_steps() -> None:
-    """Mean of three seeds each; all within a point of float32."""
+def check_convergence(seeds: int, steps: int) -> None:
+    """All within a point of float32 at equal steps."""
     pairs = [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32")]
     with ThreadServer(ServerConfig(threads=1, shared_memory=False)) as server:
-        means = {pair: np.mean([accuracy(server.address, *pair, seed) for seed in range(3)]) for pair in pairs}
+        means = {
+            pair: float(np.mean([accuracy(server.address, *pair, seed, steps) for seed in range(seeds)]))
+            for pair in pairs
+        }
     print(means)
     exact = means["float32", "float32"]
-    assert exact > 0.94
+    assert exact > 0.93
     assert all(mean > exact - 0.01 for mean in means.values())
+
+
+def test_lossy_encodings_train_as_well_at_equal_steps() -> None:
+    check_convergence(seeds=1, steps=200)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_lossy_encodings_train_as_well_over_seeds() -> None:
+    check_convergence(seeds=5, steps=400)
