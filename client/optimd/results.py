@@ -12,6 +12,13 @@ from optimdpb.specs.text import schedule_to_text
 from optimdpb.v1 import optimd_pb2 as pb
 
 Parameters = dict[str, NDArray[np.float32]]
+_STATUSES: dict[int, str] = {
+    number: name.removeprefix("OUTCOME_STATUS_").lower() for name, number in pb.OutcomeStatus.items()
+}
+_REASONS: dict[int, str | None] = {
+    number: name.removeprefix("OUTCOME_REASON_").lower() if number else None
+    for name, number in pb.OutcomeReason.items()
+}
 
 
 @dataclass(frozen=True)
@@ -155,13 +162,11 @@ def _schedule_text(message: pb.Schedule) -> str:
 
 def push_result(outcome: pb.Outcome, header: pb.Header, finished: bool) -> PushResult:
     """A push's result from its messages."""
-    reason = pb.OutcomeReason.Name(outcome.reason) if outcome.reason in pb.OutcomeReason.values() else "OTHER"
-    word = reason.removeprefix("OUTCOME_REASON_").lower()
     return PushResult(
         global_step=header.step,
         learning_rate=outcome.learning_rate,
-        status=pb.OutcomeStatus.Name(outcome.status).removeprefix("OUTCOME_STATUS_").lower(),
-        reason=None if word == "unspecified" else word,
+        status=_STATUSES[outcome.status],
+        reason=_REASONS.get(outcome.reason, "other"),
         staleness=outcome.staleness,
         rank=outcome.rank,
         world_size=outcome.world_size,

@@ -63,6 +63,7 @@ def _one(address: str, empty: EmptyServer, elements: int) -> Sequence[Figure | C
         Claim("in place / fused step", found.ratio(in_place, "torch, fused step"), 1.6),
         Claim("plain arrays / fused step", found.ratio(plain, "torch, fused step"), 2.5),
         Claim("Ray actor / in place", found.ratio("Ray actor", in_place), 6.0, at_most=False),
+        Claim("Ray actor / in place, means", found.mean_ratio("Ray actor", in_place), 6.0, at_most=False),
     ]
 
 

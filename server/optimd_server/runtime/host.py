@@ -228,7 +228,7 @@ class JobHost:
         gradient.check_open()
         return found
 
-    async def locate(self, worker: str, epoch: int) -> tuple[Version, int]:
+    async def locate(self, worker: str, epoch: int) -> tuple[Version, pb.Location]:
         """The version of the parameters and where a worker with shared memory may read them, as a Location."""
         if self.sharing.has(worker, epoch):
             if self.machine.rounds.stands_still_for(worker, epoch):

@@ -132,19 +132,11 @@ def check_pull_encoding(encoding: int) -> None:
         raise Refused("UNSUPPORTED_ENCODING", f"expected encoding F32 or BF16, got number {encoding}", field="encoding")
 
 
-def outcome_to_proto(outcome: Outcome) -> pb.Outcome:
-    """An outcome as its message."""
-    return pb.Outcome(
-        status=_STATUSES[outcome.status],
-        reason=_REASONS[outcome.reason],
-        detail=outcome.detail,
-        seq=outcome.seq,
-        applied_step=outcome.applied_step,
-        learning_rate=outcome.learning_rate,
-        staleness=outcome.staleness,
-        rank=outcome.rank,
-        world_size=outcome.world_size,
-    )
+def _put(message: pb.Outcome, outcome: Outcome) -> None:
+    message.status, message.reason = _STATUSES[outcome.status], _REASONS[outcome.reason]
+    message.detail, message.seq, message.applied_step = outcome.detail, outcome.seq, outcome.applied_step
+    message.learning_rate, message.staleness = outcome.learning_rate, outcome.staleness
+    message.rank, message.world_size = outcome.rank, outcome.world_size
 
 
 def put_outcome(
@@ -153,7 +145,7 @@ def put_outcome(
     """What became of a push, as far as it is known."""
     if isinstance(outcome, Outcome):
         response.state = pb.PUSH_STATE_DONE
-        response.outcome.CopyFrom(outcome_to_proto(outcome))
+        _put(response.outcome, outcome)
     else:
         response.state = pb.PUSH_STATE_WAITING if isinstance(outcome, Pending) else pb.PUSH_STATE_UNKNOWN
 

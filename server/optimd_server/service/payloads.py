@@ -159,16 +159,12 @@ def _put_parameters(
     response: pb.PullResponse | pb.StepResponse,
     host: JobHost,
     version: Version,
-    view: int,
+    view: pb.View,
     payload_bytes: int,
-    location: int = pb.LOCATION_UNSPECIFIED,
+    location: pb.Location = pb.LOCATION_UNSPECIFIED,
 ) -> None:
-    parameters = pb.ParametersHeader(
-        version=pb.Version(lineage=version.lineage, step=version.step),
-        view=pb.View.Name(view),
-        encoding=pb.ENCODING_F32,
-        payload_bytes=payload_bytes,
-        layout_digest=host.spec.layout.digest,
-        location=pb.Location.Name(location),
-    )
-    response.parameters.CopyFrom(parameters)
+    parameters = response.parameters
+    parameters.version.lineage, parameters.version.step = version.lineage, version.step
+    parameters.view, parameters.encoding, parameters.location = view, pb.ENCODING_F32, location
+    parameters.payload_bytes = payload_bytes
+    parameters.layout_digest = host.spec.layout.digest
