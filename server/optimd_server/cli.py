@@ -53,7 +53,7 @@ def serve(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     started_s = time.monotonic()
     compile_kernels()
-    # What the compiler has left is for ever: looking through it for garbage would stop all calls for a tenth of a second.
+    # What the compiler has left is for ever: to look through it for garbage would stop all calls for 0.1 s.
     gc.collect()
     gc.freeze()
     log.info("kernels ready in %.1f s", time.monotonic() - started_s)
