@@ -186,3 +186,39 @@ def test_many_workers_at_once_all_get_through(server: ThreadServer) -> None:
         statuses = list(pool.map(work, range(count)))
     assert statuses == [["applied"] * steps] * count
     assert server.on_loop(lambda: server.host("job").machine.state.counters.applied) == count * steps
+
+
+def test_a_puller_that_does_not_read_is_cut_off() -> None:
+    """Its messages are the server's memory; the next pull is as good as ever."""
+    elements = 10_000_000
+    layout = Layout((Tensor("w", (elements,)),))
+    with ThreadServer(ServerConfig(threads=1, pull_timeout_s=0.5)) as server, RawClient(server.address) as client:
+        client.create_ready("j", JobSpec(layout, SGD(0.1), Async()), np.zeros(elements, np.float32))
+        messages = client.call("Pull", pb.PullRequest(job="j"))
+        next(messages)
+        (encoded,) = server.host("j").messages._current.values()
+        eventually(lambda: encoded.readers == 0, "the puller to be cut off")
+        with pytest.raises(grpc.RpcError) as refused:
+            list(messages)
+        assert (refused.value.code(), reason_of(refused.value)[0]) == (grpc.StatusCode.UNAVAILABLE, "PULL_TOO_SLOW")
+        assert client.pull("j")[1].size == elements
+
+
+def test_shared_memory_leaves_room_for_workers_to_come() -> None:
+    """Four are promised a gradient each: who comes first may not take more than is over."""
+    elements = 20_000
+    layout = Layout((Tensor("w", (elements,)),))
+    config = ServerConfig(threads=1, staging_bytes_max=5 * layout.size_bytes, lease_s=60.0)
+    with ThreadServer(config) as server:
+        workers = [optimd.connect(server.address, job="j", worker=f"w{i}") for i in range(4)]
+        for worker in workers:
+            worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(0.5), optimd.Sync(4))
+            worker.pull()
+        assert [worker._membership.memory is not None for worker in workers] == [True, False, False, False]
+        with ThreadPoolExecutor(4) as threads:
+            gradient = {"w": np.ones(elements, np.float32)}
+            results = list(threads.map(lambda worker: worker.step(gradient), workers))
+        assert {result.status for result in results} == {"applied"}
+        assert (results[0].parameters["w"] == -0.5).all()
+        for worker in workers:
+            worker.close()
