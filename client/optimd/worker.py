@@ -47,8 +47,7 @@ def connect(
     worker: a name unique in the job; joining under it again fences the older process. observer: only pulls and looks,
     needs no name. timeout_s: how long calls keep trying while the server cannot be reached; waiting for a round that
     the server holds open is not bounded by it. push_dtype, pull_dtype: how gradients and parameters travel, "float32",
-    "bfloat16", and for gradients "int8" (what it loses is carried over to the next push); they save bytes on a network
-    and do nothing to models below 64 KiB or in shared memory.
+    "bfloat16" or, for gradients, "int8" (its losses go into the next push); without effect in shared memory, below 64 KiB.
     """
     if push_dtype not in PUSH_DTYPES or pull_dtype not in PULL_DTYPES:
         expected = f"push_dtype of {PUSH_DTYPES} and pull_dtype of {PULL_DTYPES}"
@@ -82,6 +81,7 @@ class Worker:
         self._puller = Puller(self._session, self._membership, pull_dtype)
         self._push_dtype = push_dtype
         self._encoder: Encoder | None = None
+        self._sent_by: Encoder | None = None
         self._base: pb.Version | None = None
         self._gradients: GradientBuffers | None = None
         self._pulled: Float32s | None = None
@@ -290,12 +290,15 @@ class Worker:
         self._gradients = GradientBuffers(self._session.layout, None if memory is None else memory.gradients)
         return self._gradients
 
-    def _ready_to_push(self) -> GradientBuffers:
-        """Join if need be; where gradients go. Raises what ended this worker."""
+    def _check_worker(self) -> None:
         if self.name is None:
             raise ValueError("expected a worker, got an observer: observers only pull")
         if self._over is not None:
             raise self._over
+
+    def _ready_to_push(self) -> GradientBuffers:
+        """Join if need be; where gradients go. Raises what ended this worker."""
+        self._check_worker()
         if self._membership.epoch == 0:
             self._join()
         elif self._membership.memory_lost:
@@ -306,10 +309,9 @@ class Worker:
 
     def _prepare(self, gradients: Arrays) -> Float32s:
         """Check the gradients, settle what is unresolved, and pack. Raises before anything is sent."""
+        self._check_worker()
         whole = None if self._gradients is None else self._gradients.whole(gradients)
         if whole is None:
-            if self.name is None:
-                raise ValueError("expected a worker, got an observer: observers only pull")
             tensors.check_gradients(self._session.layout, gradients)
         if self._base is None:
             raise ValueError("expected parameters to be pulled before a gradient is pushed")
@@ -359,8 +361,9 @@ class Worker:
         return answer
 
     def _settle_encoder(self, answer: Answer | None) -> None:
-        if self._encoder is not None:
-            self._encoder.settled(answer is not None and answer.outcome.status == pb.OUTCOME_STATUS_APPLIED)
+        if self._sent_by is not None:
+            self._sent_by.settled(answer is not None and answer.outcome.status == pb.OUTCOME_STATUS_APPLIED)
+            self._sent_by = None
 
     def _settled(self) -> None:
         self._unresolved = None
@@ -386,7 +389,8 @@ class Worker:
         session = self._session
         if self._encoder is None:
             self._encoder = encoder_of(self._push_dtype, flat.size)
-        payload = Payload(flat, Float32() if header.shared_buffer else self._encoder)
+        self._sent_by = Float32() if header.shared_buffer else self._encoder
+        payload = Payload(flat, self._sent_by)
         header.encoding, header.payload_bytes = payload.encoding, payload.nbytes
         in_one = header.shared_buffer or (flat.nbytes <= session.step_bytes_max and self._puller.takes_float32)
         if not pull or not in_one:

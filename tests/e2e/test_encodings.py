@@ -144,6 +144,28 @@ def test_parameters_in_bfloat16(server: ThreadServer) -> None:
         assert worker.step({"w": gradient(2)}).status == "applied", "the version is the one that was pulled"
 
 
+def test_what_int8_loses_counts_with_the_next_push_that_is_applied(server: ThreadServer) -> None:
+    """Told from the parameters: SGD with rate 1 adds up what was sent, late and rejected pushes leave no debt."""
+    with optimd.connect(server.address, job="j", worker="w0", push_dtype="int8") as worker:
+        worker.ensure_job({"w": np.zeros_like(START)}, optimd.SGD(1.0), optimd.Async(staleness_max=0))
+        worker.pull()
+        mine, total = Int8Blocks(LAYOUT.elements), np.zeros(LAYOUT.elements, np.float32)
+        for step in range(6):
+            values = gradient(step)
+            if step == 2:
+                assert worker.push({"w": np.full_like(values, np.nan)}).reason == "non_finite"
+            if step == 3:
+                assert worker.push({"w": values}).reason == "stale"
+                worker.pull()
+            sent = decoded(b"".join(c.tobytes() for c in Payload(values, mine).chunks(1 << 20)), LAYOUT.elements)
+            mine.settled(applied=True)
+            total = total - sent
+            assert worker.push({"w": values}).status == "applied"
+            if step != 2:
+                worker.pull()
+        assert server.vectors("j")[0].tobytes() == total.tobytes()
+
+
 @pytest.mark.parametrize("pull_dtype", ["float32", "bfloat16"])
 def test_parameters_are_encoded_once_for_all_who_pull(server: ThreadServer, pull_dtype: str) -> None:
     observers = [optimd.connect(server.address, job="j", observer=True, pull_dtype=pull_dtype) for _ in range(4)]
