@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 from optimdpb.codec import layout_from_proto
-from optimdpb.errors import ServerUnavailable
+from optimdpb.errors import Refused, ServerUnavailable
 from optimdpb.specs import Layout
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd import tensors
 from optimd.delivery import WAIT_MARGIN_S
 from optimd.patience import Patience
 from optimd.surroundings import Surroundings
-from optimd.transport import CallLost, CallThrottled, Transport
+from optimd.transport import CallFailed, CallLost, CallThrottled, Transport
 
 # Until the server has said how long it holds a waiting call.
 WAIT_S_ASSUMED = 20.0
@@ -44,6 +47,23 @@ class Session:
     @layout.setter
     def layout(self, layout: Layout) -> None:
         self._layout = layout
+
+    def upload(self, parameters: Mapping[str, NDArray[np.generic]], token: int) -> bool:
+        """Send the initial parameters once. False if another worker took over or the server went away: ask again."""
+        flat = np.empty(self.layout.elements, np.float32)
+        tensors.pack(parameters, tensors.unpack(self.layout, flat))
+        header = pb.UploadHeader(
+            job=self.job, upload_token=token, payload_bytes=flat.nbytes, layout_digest=self.layout.digest
+        )
+        try:
+            self.transport.upload(header, flat, self.bulk_timeout_s())
+        except CallFailed:
+            return False
+        except Refused as error:
+            if error.reason != "NOT_UPLOADER":
+                raise
+            return False
+        return True
 
     def call(self, method: str, request: Message) -> Any:
         """A harmless unary call, repeated until the server answers. Raises Refused, ServerUnavailable."""

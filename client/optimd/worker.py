@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto
 from optimdpb.errors import EpochSuperseded, Refused, WorkerSetAside
-from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
+from optimdpb.specs import Clip, Consistency, Group, JobSpec, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
@@ -24,7 +24,7 @@ from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_o
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
 from optimd.session import Session
 from optimd.surroundings import Machine, Surroundings
-from optimd.transport import CallFailed, GrpcTransport, Transport
+from optimd.transport import GrpcTransport, Transport
 
 Arrays = Mapping[str, NDArray[Any]]
 Float32s = NDArray[np.float32]
@@ -47,7 +47,8 @@ def connect(
     worker: a name unique in the job; joining under it again fences the older process. observer: only pulls and looks,
     needs no name. timeout_s: how long calls keep trying while the server cannot be reached; waiting for a round that
     the server holds open is not bounded by it. push_dtype, pull_dtype: how gradients and parameters travel, "float32",
-    "bfloat16" or, for gradients, "int8" (its losses go into the next push); without effect in shared memory, below 64 KiB.
+    "bfloat16", and for gradients "int8" (what it loses is carried over to the next push); they save bytes on a network
+    and do nothing to models below 64 KiB or in shared memory.
     """
     if push_dtype not in PUSH_DTYPES or pull_dtype not in PULL_DTYPES:
         expected = f"push_dtype of {PUSH_DTYPES} and pull_dtype of {PULL_DTYPES}"
@@ -129,9 +130,9 @@ class Worker:
             self._session.note_limits(created.limits)
             if created.disposition == pb.CREATE_DISPOSITION_READY:
                 break
-            if created.disposition == pb.CREATE_DISPOSITION_UPLOAD and self._upload(
-                layout, parameters, created.upload_token
-            ):
+            self._session.layout = layout
+            token = created.upload_token
+            if created.disposition == pb.CREATE_DISPOSITION_UPLOAD and self._session.upload(parameters, token):
                 break
         self._session.layout = layout
         if self.name is not None:
@@ -260,24 +261,6 @@ class Worker:
         """Close the connection without leaving: the membership ends with its lease."""
         self._membership.stop()
         self._session.transport.close()
-
-    def _upload(self, layout: Layout, parameters: Arrays, token: int) -> bool:
-        """Whether the upload went through; False if another worker took over or the server went away: ask again."""
-        flat = np.empty(layout.elements, np.float32)
-        tensors.pack(parameters, tensors.unpack(layout, flat))
-        header = pb.UploadHeader(
-            job=self.job, upload_token=token, payload_bytes=flat.nbytes, layout_digest=layout.digest
-        )
-        try:
-            self._session.layout = layout
-            self._session.transport.upload(header, flat, self._session.bulk_timeout_s())
-        except CallFailed:
-            return False
-        except Refused as error:
-            if error.reason != "NOT_UPLOADER":
-                raise
-            return False
-        return True
 
     def _join(self) -> int:
         """Join under a fresh epoch. Returns the epoch."""
