@@ -18,8 +18,14 @@ Float32s = NDArray[np.float32]
 Views = dict[str, Float32s]
 
 BUFFERS = 2
-# References to a vector that nobody but a list, a local variable and the counting itself holds.
-_UNUSED_REFERENCES = 3
+
+
+def _references(objects: Sequence[object]) -> list[int]:
+    return [sys.getrefcount(each) for each in objects]
+
+
+# Of something that only the list holds: how many the counting itself adds depends on the interpreter.
+_UNUSED = _references([np.empty(0)])[0]
 
 
 class GradientBuffers:
@@ -106,16 +112,16 @@ class ParameterBuffers:
 
     def fresh(self) -> Float32s:
         """A vector that nobody else has; its content is undefined."""
-        for flat in self._given:
-            if sys.getrefcount(flat) <= _UNUSED_REFERENCES:
-                return flat
+        for place, references in enumerate(_references(self._given)):
+            if references <= _UNUSED:
+                return self._given[place]
         flat = np.empty(self._layout.elements, np.float32)
         self._given = [*self._given[-1:], flat]
         return flat
 
-    def copied(self, flat: Float32s) -> Views:
-        """The parameters in arrays that belong to the caller."""
-        target = self.fresh()
+    def copied(self, flat: Float32s, target: Float32s | None = None) -> Views:
+        """The parameters in arrays that belong to the caller; in that fresh vector if one is given."""
+        target = self.fresh() if target is None else target
         copy_all([(target, flat)])
         return tensors.unpack(self._layout, target)
 

@@ -32,10 +32,10 @@ class Encoder(Protocol):
     unit_elements: int
     unit_bytes: int
 
-    def encode(self, flat: Float32s, start: int, stop: int) -> Bytes:
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
         """Elements start to stop, start at a unit's border. The same until settled(), whenever it is asked for.
 
-        Good until the next call: what is written is written to the same memory, because new memory costs more.
+        scratch: room for it, where the bytes may be written.
         """
 
     def settled(self, applied: bool) -> None:
@@ -48,7 +48,7 @@ class Float32:
     encoding = pb.ENCODING_F32
     unit_elements, unit_bytes = 1, 4
 
-    def encode(self, flat: Float32s, start: int, stop: int) -> Bytes:
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
         """See Encoder."""
         return flat[start:stop].view(np.uint8)
 
@@ -62,16 +62,11 @@ class BFloat16:
     encoding = pb.ENCODING_BF16
     unit_elements, unit_bytes = 1, 2
 
-    def __init__(self) -> None:
-        self._halves: NDArray[np.uint16] = np.empty(0, np.uint16)
-
-    def encode(self, flat: Float32s, start: int, stop: int) -> Bytes:
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
         """See Encoder."""
         from optimdpb.kernels import round_to_bfloat16
 
-        if self._halves.size < stop - start:
-            self._halves = np.empty(stop - start, np.uint16)
-        halves = self._halves[: stop - start]
+        halves: NDArray[np.uint16] = scratch[: 2 * (stop - start)].view(np.uint16)
         round_to_bfloat16(flat[start:stop], halves)
         return halves.view(np.uint8)
 
@@ -88,16 +83,12 @@ class Int8Blocks:
     def __init__(self, elements: int) -> None:
         self._lost: NDArray[np.uint16] = np.zeros(elements, np.uint16)
         self._lost_next: NDArray[np.uint16] = np.zeros(elements, np.uint16)
-        self._payload: Bytes = np.empty(0, np.uint8)
 
-    def encode(self, flat: Float32s, start: int, stop: int) -> Bytes:
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
         """See Encoder."""
         from optimdpb.kernels import to_int8_blocks
 
-        size_bytes = encodings.payload_bytes(self.encoding, stop - start)
-        if self._payload.size < size_bytes:
-            self._payload = np.empty(size_bytes, np.uint8)
-        payload = self._payload[:size_bytes]
+        payload = scratch[: encodings.payload_bytes(self.encoding, stop - start)]
         to_int8_blocks(flat[start:stop], self._lost[start:stop], self._lost_next[start:stop], payload)
         return payload
 
@@ -132,7 +123,16 @@ class Payload:
         return encodings.payload_bytes(self._encoder.encoding, self.flat.size)
 
     def chunks(self, bytes_max: int) -> Iterator[Bytes]:
-        """All of it in order, in parts of at most bytes_max, encoded as they are asked for."""
+        """All of it in order, in parts of at most bytes_max, encoded when asked for; each good until the next."""
         step = bytes_max // self._encoder.unit_bytes * self._encoder.unit_elements
+        # Of this sending alone: another one's thread may still be at work.
+        scratch = self._scratch(bytes_max)
         for start in range(0, self.flat.size, step):
-            yield self._encoder.encode(self.flat, start, min(start + step, self.flat.size))
+            yield self._encoder.encode(self.flat, start, min(start + step, self.flat.size), scratch)
+
+    def whole(self) -> Bytes:
+        """All of it."""
+        return self._encoder.encode(self.flat, 0, self.flat.size, self._scratch(self.nbytes))
+
+    def _scratch(self, size_bytes: int) -> Bytes:
+        return np.empty(0 if self._encoder.encoding == pb.ENCODING_F32 else size_bytes, np.uint8)

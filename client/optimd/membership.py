@@ -86,6 +86,7 @@ class Membership:
 
     def stop(self) -> None:
         """Renew the lease no more."""
+        self.memory_lost = False
         if self._keeper is not None:
             self._keeper.stop()
             self._keeper = None

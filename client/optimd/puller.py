@@ -21,7 +21,8 @@ _NO_MEMBER = ("NOT_JOINED", "LEASE_EXPIRED", "EPOCH_SUPERSEDED", "WORKER_SET_ASI
 class Puller:
     """One job's parameters as its caller wants them.
 
-    copy: fresh, writable arrays that belong to the caller; else read-only views, good until the next pull or step.
+    copy: fresh, writable arrays that belong to the caller; else read-only views, good until the next call of the worker
+    that pulls, pushes or ends its membership, or its lease ends.
     """
 
     def __init__(self, session: Session, membership: Membership, dtype: str) -> None:
@@ -54,7 +55,9 @@ class Puller:
         header = self._pull_into(request, target)
         memory = self._membership.memory
         if header.location != pb.LOCATION_UNSPECIFIED and memory is not None:
-            return self.given(memory.parameters, copy=copy), header.version
+            shared = memory.parameters
+            views = self._buffers.copied(shared, target) if copy else self._buffers.in_place(shared)
+            return views, header.version
         if copy:
             return tensors.unpack(layout, target), header.version
         self._place_version = header.version
@@ -88,6 +91,13 @@ class Puller:
 
     def _ask(self, request: pb.PullRequest, target: Float32s) -> pb.ParametersHeader:
         session = self._session
-        header: pb.ParametersHeader
-        _, header = session.persist(lambda: session.transport.pull(request, target, session.bulk_timeout_s()))
+
+        def pull() -> pb.ParametersHeader:
+            try:
+                return session.transport.pull(request, target, session.bulk_timeout_s())[1]
+            except BaseException:
+                request.ClearField("known_version")  # some of another may be there now
+                raise
+
+        header: pb.ParametersHeader = session.persist(pull)
         return header

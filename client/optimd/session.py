@@ -44,9 +44,11 @@ class Session:
             self._layout = layout_from_proto(self.call("GetJob", pb.GetJobRequest(job=self.job)).spec.layout)
         return self._layout
 
-    @layout.setter
-    def layout(self, layout: Layout) -> None:
+    def take_layout(self, layout: Layout) -> bool:
+        """It is the job's. Whether another one was before: a server that lost the job has it anew."""
+        other = self._layout is not None and self._layout != layout
         self._layout = layout
+        return other
 
     def upload(self, parameters: Mapping[str, NDArray[np.generic]], token: int) -> bool:
         """Send the initial parameters once. False if another worker took over or the server went away: ask again."""

@@ -80,9 +80,10 @@ class Worker:
         self._session = Session(transport, surroundings, job, timeout_s)
         self._membership = Membership(self._session, worker or "")
         self._puller = Puller(self._session, self._membership, pull_dtype)
-        self._push_dtype = push_dtype
+        self._push_dtype, self._pull_dtype = push_dtype, pull_dtype
         self._encoder: Encoder | None = None
         self._sent_by: Encoder | None = None
+        self._sending: Float32s | None = None
         self._base: pb.Version | None = None
         self._gradients: GradientBuffers | None = None
         self._pulled: Float32s | None = None
@@ -130,11 +131,12 @@ class Worker:
             self._session.note_limits(created.limits)
             if created.disposition == pb.CREATE_DISPOSITION_READY:
                 break
-            self._session.layout = layout
+            if self._session.take_layout(layout):
+                self._encoder, self._puller = None, Puller(self._session, self._membership, self._pull_dtype)
             token = created.upload_token
             if created.disposition == pb.CREATE_DISPOSITION_UPLOAD and self._session.upload(parameters, token):
                 break
-        self._session.layout = layout
+        self._session.take_layout(layout)
         if self.name is not None:
             self._join()
 
@@ -142,8 +144,8 @@ class Worker:
         """The current parameters; their version becomes the base of the next push.
 
         view: "train", or "eval" for the form to evaluate with. copy: fresh, writable arrays that belong to the caller;
-        else read-only views, good until the next pull or step. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY),
-        ServerUnavailable.
+        else read-only views, good until the next pull, push or step, or the end of the membership. Raises
+        Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable.
         """
         parameters, self._base = self._puller.pull(view, copy=copy)
         return parameters
@@ -310,7 +312,7 @@ class Worker:
                     self._join()
             self._unresolved = None
             buffers = self._ready_to_push()
-            buffers.release()
+        buffers.release()
         return buffers.put(gradients, whole)
 
     def _deliver(self, flat: Float32s, weight: float, loss: float | None, *, pull: bool) -> Answer:
@@ -330,8 +332,9 @@ class Worker:
             session.transport, header, session.wait_s, session.patience(), self._join, lambda: membership.expired
         )
         self._unresolved = delivery  # until proven otherwise, also through an interrupt
+        self._sending = flat
         try:
-            answer = delivery.run(lambda header: self._send(header, flat, pull=pull))
+            answer = delivery.run(lambda header: self._send(header, pull=pull))
         except (EpochSuperseded, WorkerSetAside) as error:
             self._over = error
             raise
@@ -349,15 +352,15 @@ class Worker:
             self._sent_by = None
 
     def _settled(self) -> None:
-        self._unresolved = None
+        self._unresolved = self._sending = None
         if self._gradients is not None:
             self._gradients.release()
 
-    def _send(self, header: pb.PushHeader, flat: Float32s, *, pull: bool) -> Answer:
+    def _send(self, header: pb.PushHeader, *, pull: bool) -> Answer:
         """Send the gradient once, in place where the server can read it; a server that started anew cannot."""
-        assert self._gradients is not None
+        assert self._gradients is not None and self._sending is not None  # noqa: PT018
         # The worker may have joined anew since: its gradient belongs into the memory of the epoch that sends it.
-        flat = self._gradients.adopt(flat)
+        flat = self._sending = self._gradients.adopt(self._sending)
         header.shared_buffer = self._membership.shared_buffer(flat)
         try:
             return self._send_once(header, flat, pull=pull)

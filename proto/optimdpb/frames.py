@@ -19,6 +19,9 @@ _NO_DATA: NDArray[np.uint8] = np.empty(0, np.uint8)
 # Bytes of a field by wire type, where they do not depend on its value.
 _FIXED_BYTES = {1: 8, 5: 4}
 _VARINT_WIRE, _LENGTH_WIRE = 0, 2
+# Messages of the contract have fewer fields; what has more is left to protobuf, which is faster.
+FIELDS_MAX = 64
+VARINT_BITS_MAX = 70
 
 
 class Framed(NamedTuple):
@@ -68,7 +71,9 @@ def _data_of(encoded: bytes) -> tuple[int, int, int] | None:
     at, end = 0, len(encoded)
     found = (end, end, end)
     try:
-        while at < end:
+        for _ in range(FIELDS_MAX):
+            if at >= end:
+                break
             tag_at, tag = at, encoded[at]
             at += 1
             if tag > 0x7F:
@@ -85,9 +90,7 @@ def _data_of(encoded: bytes) -> tuple[int, int, int] | None:
                     found = (tag_at, at, at + size)
                 at += size
             elif wire == _VARINT_WIRE:
-                while encoded[at] > 0x7F:
-                    at += 1
-                at += 1
+                _, at = _read_varint(encoded, at)
             else:
                 at += _FIXED_BYTES[wire]
     except (IndexError, KeyError):
@@ -105,3 +108,5 @@ def _read_varint(encoded: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift >= VARINT_BITS_MAX:
+            raise IndexError

@@ -196,7 +196,9 @@ def test_a_puller_that_does_not_read_is_cut_off() -> None:
         client.create_ready("j", JobSpec(layout, SGD(0.1), Async()), np.zeros(elements, np.float32))
         messages = client.call("Pull", pb.PullRequest(job="j"))
         next(messages)
+        next(messages)
         (encoded,) = server.host("j").messages._current.values()
+        assert encoded.readers == 1
         eventually(lambda: encoded.readers == 0, "the puller to be cut off")
         with pytest.raises(grpc.RpcError) as refused:
             list(messages)

@@ -144,6 +144,17 @@ def test_parameters_in_bfloat16(server: ThreadServer) -> None:
         assert worker.step({"w": gradient(2)}).status == "applied", "the version is the one that was pulled"
 
 
+@pytest.mark.parametrize("elements", [20_000, 25_600])
+def test_a_step_in_one_call_takes_int8(server: ThreadServer, elements: int) -> None:
+    with optimd.connect(server.address, job="j", worker="w0", push_dtype="int8") as worker:
+        worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
+        worker.pull()
+        values = np.random.default_rng(1).standard_normal(elements).astype(np.float32)
+        result = worker.step({"w": values})
+        assert result.status == "applied"
+        assert result.parameters["w"] == pytest.approx(-values, abs=0.03)
+
+
 def test_what_int8_loses_counts_with_the_next_push_that_is_applied(server: ThreadServer) -> None:
     """Told from the parameters: SGD with rate 1 adds up what was sent, late and rejected pushes leave no debt."""
     with optimd.connect(server.address, job="j", worker="w0", push_dtype="int8") as worker:

@@ -225,6 +225,33 @@ def test_what_a_worker_reads_in_place_stands_still(server: ThreadServer, model: 
         assert not np.array_equal(fresh["w"], before["w"])
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["copy", "stream"])
+@pytest.mark.parametrize("elements", [100_000, 900_000])
+def test_what_is_read_is_one_version(shared: bool, elements: int) -> None:
+    """Everybody adds the same to every element, in many short updates: no two elements ever differ."""
+    with ThreadServer(config(shared_memory=shared, lease_s=30.0)) as server:
+        failed: list[BaseException] = []
+
+        def train(index: int) -> None:
+            try:
+                dtypes = {"pull_dtype": "bfloat16"} if index == 1 else {}
+                with optimd.connect(server.address, job="j", worker=f"w{index}", **dtypes) as worker:
+                    worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Async())
+                    worker.pull()
+                    for _ in range(40):
+                        parameters = worker.step({"w": np.ones(elements, np.float32)}).parameters["w"]
+                        assert parameters.min() == parameters.max()
+            except BaseException as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=train, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failed, failed
+
+
 def test_in_sync_nothing_is_copied(server: ThreadServer) -> None:
     with joined(server.address) as worker:
         first = worker.step(named(gradient(0)), copy=False).parameters["w"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,15 @@ def test_garbage_is_read_as_protobuf_reads_it(garbage: bytes) -> None:
     assert read.data.tobytes() == expected.data
     expected.ClearField("data")
     assert canonical(read.message) == canonical(expected)
+
+
+@pytest.mark.parametrize("garbage", [b"\xff" * 200_000, b"\x50\x01" * 200_000, b"\x58" + b"\x80" * 200_000])
+def test_garbage_takes_no_time(garbage: bytes) -> None:
+    """A varint without an end, fields without number: the event loop must not stand still."""
+    started_s = time.monotonic()
+    with contextlib.suppress(DecodeError):
+        framed(garbage, pb.PushRequest)
+    assert time.monotonic() - started_s < 1.0
 
 
 def test_of_data_that_comes_twice_the_last_counts() -> None:

@@ -103,7 +103,7 @@ class GrpcTransport:
         if header.shared_buffer:
             request = pb.StepRequest(header=header).SerializeToString()
         else:
-            data = next(payload.chunks(payload.nbytes))
+            data = payload.whole()
             request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
         response: pb.StepResponse = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
         if not response.HasField("parameters") or response.parameters.location:

@@ -56,7 +56,10 @@ def fetch(offer: pb.OpenSharedMemoryResponse, elements: int) -> SharedMemory:
 
 
 def _connect(name: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise NotShared(f"no socket can be made: {error}") from error
     try:
         connection.settimeout(HANDOVER_S_MAX)
         connection.connect(f"\0{name}")

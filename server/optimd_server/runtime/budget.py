@@ -107,9 +107,12 @@ class JobStaging:
         if self.per_worker:
             self._budget.check(self._bytes(1), lambda: self._budget.promised_bytes)
 
-    def check_shared(self) -> None:
-        """Raises Refused(SHARED_MEMORY_UNAVAILABLE) if it would take room that this job's workers to come need."""
-        more = self._sharing.vectors_per_worker - (1 if self.per_worker else 0)
+    def check_shared(self, again: bool) -> None:
+        """Raises Refused(SHARED_MEMORY_UNAVAILABLE) if it would take room that this job's workers to come need.
+
+        again: it takes the place of what this worker has.
+        """
+        more = 0 if again else self._sharing.vectors_per_worker - (1 if self.per_worker else 0)
         to_come = max(0, self._workers - self._live())
         needed = self._budget.used_bytes + self._bytes(more + to_come)
         if needed > self._budget.bytes_max:

@@ -25,9 +25,9 @@ class ServerConfig:
     tick_interval_s: float = 0.25
     wait_s_max: float = 20.0
     drain_s_max: float = 30.0
-    # A puller that takes longer is cut off, and so is who still reads the oldest of more versions than this: each is as
-    # large as the parameters.
-    pull_timeout_s: float = 120.0
+    # A puller that takes nothing for so long is cut off, and so is who still reads the oldest of more than so many
+    # versions, each as large as the parameters.
+    pull_timeout_s: float = 30.0
     encoded_versions_max: int = 3
     # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
     chunk_bytes_max: int = 2 * MIB

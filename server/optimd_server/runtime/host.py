@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from numpy.typing import DTypeLike
@@ -97,7 +98,6 @@ class JobHost:
         self.ready = asyncio.Event()
         self._clock = clock
         self._on_fatal = on_fatal
-        self._inline = self.shards.size_bytes <= config.inline_bytes_max
         self._one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
         self._run = threads.run_inline if self._one_thread else threads.run
         # Waiters of one push in the order they came.
@@ -105,6 +105,9 @@ class JobHost:
         self._slabs_still = asyncio.Lock()
         self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
         self._commands: set[asyncio.Task[None]] = set()
+        # Commands that are carried out on the event loop, and whether handle() is at it.
+        self._due: deque[Command] = deque()
+        self._carrying_out = False
         folder = config.event_log_dir
         self._log = None if folder is None else EventLog(folder, name, spec, arguments)
 
@@ -126,6 +129,17 @@ class JobHost:
 
     def handle(self, event: Event) -> list[Effect]:
         """Feed one event to the core and carry out what it asks. Raises Refused."""
+        effects = self._take(event)
+        if not self._carrying_out:
+            self._carrying_out = True
+            try:
+                while self._due:  # one after another: updates that wait for each other may be thousands
+                    self._take(self._carry_out_now(self._due.popleft()))
+            finally:
+                self._carrying_out = False
+        return effects
+
+    def _take(self, event: Event) -> list[Effect]:
         now_s = self._clock()
         if self._log is not None:
             self._log.event(event, now_s)
@@ -158,16 +172,18 @@ class JobHost:
 
     def _command(self, command: Command) -> None:
         if self._one_thread:
-            try:
-                event = self._carry_out(command)
-            except Exception as error:
-                self._give_up_on(command, error)
-                raise
-            self.handle(event)
+            self._due.append(command)
             return
         task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
+
+    def _carry_out_now(self, command: Command) -> Event:
+        try:
+            return self._carry_out(command)
+        except Exception as error:
+            self._give_up_on(command, error)
+            raise
 
     async def _carry_out_on_threads(self, command: Command) -> None:
         try:
@@ -208,12 +224,17 @@ class JobHost:
     async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:
         """Make shared memory for a live epoch of a job that shares. Raises Refused(SHARED_MEMORY_UNAVAILABLE, ...)."""
         async with self._staging.opening:
-            self.sharing.forget(worker, epoch)
-            self._staging.check_shared()
+            self._staging.check_shared(self.sharing.has(worker, epoch))
             memory = await asyncio.to_thread(self.sharing.make, worker)
             self.handle(SignOfLife(worker, epoch))
             self.sharing.keep(worker, epoch, memory)
         return memory
+
+    def note_transport(self, worker: str, epoch: int, transport: int, detail: str) -> None:
+        """How a live worker's payloads travel, as it says; who does without shared memory needs it no more."""
+        self.transports[worker, epoch] = transport, detail
+        if transport == pb.TRANSPORT_GRPC:
+            self.sharing.forget(worker, epoch)
 
     def adopt(self, push: Push, number: int) -> SharedGradient:
         """The gradient in a shared buffer takes its place in staging. Raises Refused(SHARED_MEMORY_GONE)."""
@@ -240,6 +261,9 @@ class JobHost:
         return self.machine.version, pb.LOCATION_NONE
 
     async def _copy_parameters(self, target: Float32s) -> Version:
+        if self._one_thread:  # updates are made here, on the event loop: nothing may be read elsewhere
+            self.shards.copy_parameters(target, self._run)
+            return self.machine.version
         async with self._slabs_still:
             version = self.machine.version
             await asyncio.to_thread(self.shards.copy_parameters, target, self._run)
@@ -283,7 +307,7 @@ class JobHost:
     async def encoded(self, encoding: int) -> EncodedParameters:
         """The current parameters as messages, encoded once per version, as F32 or BF16."""
         bfloat16 = encoding == pb.ENCODING_BF16
-        if self._inline:
+        if self._one_thread:
             return self._known_messages(bfloat16) or self.messages.make(self.machine.version, bfloat16)
         async with self._slabs_still:
             known = self._known_messages(bfloat16)
@@ -312,7 +336,7 @@ class JobHost:
         """The whole state between two updates, copied."""
         async with self._slabs_still:
             state = saved_state(self.machine)
-            images = self.shards.images() if self._inline else await asyncio.to_thread(self.shards.images)
+            images = self.shards.images() if self._one_thread else await asyncio.to_thread(self.shards.images)
         return Snapshot(self.name, self.spec, state, images)
 
     async def drain(self) -> None:

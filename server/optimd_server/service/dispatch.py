@@ -33,7 +33,7 @@ NEVER_SHED = frozenset({"Heartbeat", "Leave"})
 class Gate:
     """Counts the calls in hand; above calls_max new ones are refused, not queued.
 
-    stream_out_s: how long the messages of an answer may take to go out.
+    stream_out_s: how long a message of an answer may wait to be taken.
     """
 
     def __init__(self, calls_max: int, stream_out_s: float) -> None:
@@ -137,11 +137,13 @@ def _stream_out(
             if method is None:
                 raise NotServed(f"method {name}")
             with gate.call(name):
-                async with asyncio.timeout(gate.stream_out_s):
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(gate.stream_out_s) as limit:
                     async for response in method(parse(request)):
                         await context.write(response)
+                        limit.reschedule(loop.time() + gate.stream_out_s)
         except TimeoutError:
-            message = f"expected the answer to be taken within {gate.stream_out_s} s"
+            message = f"expected each message to be taken within {gate.stream_out_s} s"
             await abort(context, Refused("PULL_TOO_SLOW", message))
         except Refused as error:
             await abort(context, error)

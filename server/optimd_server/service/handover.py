@@ -20,6 +20,7 @@ TOKEN_BYTES = 16
 TOKEN_S = 10.0
 # Connections in hand; more are closed at once. Each takes a few milliseconds.
 CONNECTIONS_MAX = 64
+ACCEPT_PAUSE_S = 0.1
 
 
 class Handover:
@@ -74,7 +75,12 @@ class Handover:
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            connection, _ = await loop.sock_accept(listener)
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptors left, for now
+                log.warning("shared memory cannot be handed over: %s", error)
+                await asyncio.sleep(ACCEPT_PAUSE_S)
+                continue
             if len(self._serving) >= CONNECTIONS_MAX:
                 connection.close()
                 continue

@@ -77,7 +77,7 @@ class WorkerService:
         host.handle(SignOfLife(request.worker, request.epoch))
         if request.transport:
             detail = shortened(request.transport_detail, TRANSPORT_DETAIL_BYTES_MAX)
-            host.transports[request.worker, request.epoch] = request.transport, detail
+            host.note_transport(request.worker, request.epoch, request.transport, detail)
         return pb.HeartbeatResponse(header=header(self._runtime, host), lease_ms=lease_ms(self._runtime))
 
     async def await_outcome(self, request: pb.AwaitOutcomeRequest) -> pb.AwaitOutcomeResponse:

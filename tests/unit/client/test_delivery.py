@@ -160,6 +160,13 @@ def test_an_unknown_outcome_that_did_not_count_is_fenced(server: FakeServer, mak
     assert taken(server) == {(2, 1): FLAT_OTHER}
 
 
+def test_joining_again_and_full_servers_wear_out_no_buffer(server: FakeServer, worker: optimd.Worker) -> None:
+    """The gradient moves to the buffers of the new epoch once, however often it is sent from there."""
+    server.plan("Push", refuse("LEASE_EXPIRED"), *[refuse("BACKLOG_FULL", 10) for _ in range(5)])
+    assert worker.push(GRADIENT).status == "applied"
+    assert taken(server) == {(2, 1): FLAT_GRADIENT}
+
+
 def test_an_interrupted_push_is_settled_by_the_next(server: FakeServer, worker: optimd.Worker) -> None:
     transport = worker._session.transport
     push = transport.push

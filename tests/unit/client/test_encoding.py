@@ -106,6 +106,15 @@ def test_zeros_and_numbers_too_small_to_divide_by() -> None:
     assert decoded(sent(flat, encoder), 600)[256:512] == pytest.approx(1.0, rel=1e-2)
 
 
+@pytest.mark.parametrize("elements", [1, 255, 256, 257, 20_000])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_the_whole_is_all_the_chunks(dtype: str, elements: int) -> None:
+    encoders = {"float32": Float32, "bfloat16": BFloat16, "int8": lambda: Int8Blocks(elements)}
+    payload = Payload(np.random.default_rng(elements).standard_normal(elements).astype(np.float32), encoders[dtype]())
+    assert payload.whole().tobytes() == b"".join(chunk.tobytes() for chunk in payload.chunks(3 * INT8_BLOCK_BYTES))
+    assert payload.whole().nbytes == payload.nbytes
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_so(bad: float) -> None:
     flat = np.ones(600, np.float32)
