@@ -151,7 +151,7 @@ def load(seconds: float, tmp_path: Path) -> list[Sample]:
 
 
 def test_seconds(tmp_path: Path) -> None:
-    load(15.0, tmp_path)
+    load(6.0, tmp_path)
 
 
 @pytest.mark.long

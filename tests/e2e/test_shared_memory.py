@@ -238,7 +238,7 @@ def test_what_is_read_is_one_version(shared: bool, elements: int) -> None:
                 with optimd.connect(server.address, job="j", worker=f"w{index}", **dtypes) as worker:
                     worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Async())
                     worker.pull()
-                    for _ in range(40):
+                    for _ in range(20):
                         parameters = worker.step({"w": np.ones(elements, np.float32)}).parameters["w"]
                         assert parameters.min() == parameters.max()
             except BaseException as error:
@@ -332,7 +332,7 @@ def test_a_worker_killed_while_it_writes_has_pushed_nothing(server: ThreadServer
         assert (result.parameters["w"] == -2.0).all()
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("delay_s", [0.0, 0.02])
 def test_a_worker_killed_while_its_gradient_is_read_counts_whole_or_not_at_all(
     server: ThreadServer, delay_s: float
 ) -> None:

@@ -82,7 +82,7 @@ def soak(seconds: float, shared: bool) -> Soak:
 
 @pytest.mark.parametrize("shared", [False, True], ids=["grpc", "shared memory"])
 def test_seconds(shared: bool) -> None:
-    assert soak(4.0, shared).outcomes["applied"] > 20
+    assert soak(2.5, shared).outcomes["applied"] > 20
 
 
 @pytest.mark.long
