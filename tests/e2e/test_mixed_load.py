@@ -25,8 +25,10 @@ from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.threads import KernelThreads
 from optimdpb.codec import job_spec_to_proto
 from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
 from safetensors.numpy import load_file
 
+from tests.e2e.scene import eventually
 from tests.support import mixed
 from tests.support.calls import RawClient
 from tests.support.servers import ServerProcess
@@ -116,6 +118,11 @@ def replayed(log: Path, job: str) -> tuple[int, ShardGroup]:
     return updates, group
 
 
+def step_of(client: RawClient, job: str) -> int:
+    step: int = client.call("GetJob", pb.GetJobRequest(job=job)).header.step
+    return step
+
+
 def load(seconds: float, tmp_path: Path) -> list[Sample]:
     arguments = ["--event-log", str(tmp_path / "log"), "--data-dir", str(tmp_path / "data"), "--lease-s", "2"]
     server = ServerProcess(*arguments)
@@ -123,7 +130,13 @@ def load(seconds: float, tmp_path: Path) -> list[Sample]:
     with RawClient(server.address) as client:
         for job in mixed.MODELS:
             client.create_ready(job, mixed.spec_of(job), mixed.START)
-    running = Load(server.address)
+        running = Load(server.address)
+        try:
+            eventually(lambda: all(step_of(client, job) > 10 for job in mixed.MODELS), "updates of every job", 60)
+        except BaseException:
+            running.end()
+            server.stop()
+            raise
     until_s, dice = time.monotonic() + seconds, random.Random(6)
     next_sample_s = 0.0
     try:

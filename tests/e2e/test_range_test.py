@@ -216,7 +216,8 @@ class Training:
 
 
 def test_from_the_shell_while_the_job_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = ServerConfig(threads=2, shared_memory=False)  # answered before the state is put back, told so by the next
+    # Answered before the state is put back, and told so by the next push.
+    config = ServerConfig(threads=2, shared_memory=False, one_thread_bytes_max=0)
     with ThreadServer(config) as server, Training(server.address) as training:
         asked = ["j", "--server", server.address, "--lr-start", "1e-4", "--lr-end", "100", "--steps", "120"]
         assert range_test.main([*asked, "--plot", str(tmp_path / "curve.png")]) == 0
