@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from numpy.typing import DTypeLike
@@ -105,9 +104,6 @@ class JobHost:
         self._slabs_still = asyncio.Lock()
         self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
         self._commands: set[asyncio.Task[None]] = set()
-        # Commands that are carried out on the event loop, and whether handle() is at it.
-        self._due: deque[Command] = deque()
-        self._carrying_out = False
         folder = config.event_log_dir
         self._log = None if folder is None else EventLog(folder, name, spec, arguments)
 
@@ -129,17 +125,6 @@ class JobHost:
 
     def handle(self, event: Event) -> list[Effect]:
         """Feed one event to the core and carry out what it asks. Raises Refused."""
-        effects = self._take(event)
-        if not self._carrying_out:
-            self._carrying_out = True
-            try:
-                while self._due:  # one after another: updates that wait for each other may be thousands
-                    self._take(self._carry_out_now(self._due.popleft()))
-            finally:
-                self._carrying_out = False
-        return effects
-
-    def _take(self, event: Event) -> list[Effect]:
         now_s = self._clock()
         if self._log is not None:
             self._log.event(event, now_s)
@@ -172,7 +157,7 @@ class JobHost:
 
     def _command(self, command: Command) -> None:
         if self._one_thread:
-            self._due.append(command)
+            self.handle(self._carry_out_now(command))
             return
         task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
         self._commands.add(task)
