@@ -74,7 +74,7 @@ def scenario_of(seed: int) -> Scenario:
         chunk_bytes_max=LAYOUT.size_bytes,
         # Step, else Push and Pull.
         step_bytes_max=LAYOUT.size_bytes if dice.random() < 0.7 else 4,
-        inline_bytes_max=0 if dice.random() < 0.5 else 1 << 16,
+        one_thread_bytes_max=0 if dice.random() < 0.5 else 1 << 16,
         staging_bytes_max=room * LAYOUT.size_bytes,
     )
     return Scenario(
@@ -100,7 +100,7 @@ def large_scenario(workers: int, shards: int, rounds: int) -> Scenario:
         wait_s_max=WAIT_S,
         chunk_bytes_max=layout.size_bytes,
         step_bytes_max=layout.size_bytes,
-        inline_bytes_max=0,
+        one_thread_bytes_max=0,
     )
     model = Sync(workers, quorum=workers * 9 // 10, round_timeout_s=0.5)
     spec = JobSpec(layout, SGDM(Linear(0.1, 0.01, rounds)), model, steps_max=rounds)
