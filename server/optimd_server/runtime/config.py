@@ -32,10 +32,9 @@ class ServerConfig:
     # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
     chunk_bytes_max: int = 2 * MIB
     step_bytes_max: int = 2 * MIB
-    # Vectors up to here are updated on the event loop: handing them to a thread costs more than the update. They are
-    # not shared either: they travel in the call itself.
+    # Models up to here are not shared with workers: they travel in the call itself.
     inline_bytes_max: int = 64 * 1024
-    # Vectors up to here are updated by one thread: waking the others costs more than they save.
+    # Vectors up to here are read and updated on the event loop: other threads cost more than they save.
     one_thread_bytes_max: int = 4 * MIB
     # More can never fit, whatever else runs here.
     parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
