@@ -15,17 +15,19 @@ TRANSPORT_DETAIL_MAX = 200
 class LeaseKeeper:
     """Sends a heartbeat every third of a lease in the background, until stopped or refused.
 
+    `local_calls`: how the server offered to be called, the last time that it was heard.
     `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
     reported from here: the worker's next call meets them too.
     """
 
     def __init__(
-        self, transport: Transport, surroundings: Surroundings, job: str, worker: str, epoch: int, lease_s: float
+        self, transport: Transport, surroundings: Surroundings, job: str, worker: str, joined: pb.JoinResponse
     ) -> None:
         self._transport = transport
-        self._request = pb.HeartbeatRequest(job=job, worker=worker, epoch=epoch)
-        self._interval_s = lease_s / RENEWALS_PER_LEASE
+        self._request = pb.HeartbeatRequest(job=job, worker=worker, epoch=joined.epoch)
+        self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
         self.expired = False
+        self.local_calls = joined.local_calls
         self._end = surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{worker}")
 
     def tell(self, transport: pb.Transport, detail: str) -> None:
@@ -38,10 +40,11 @@ class LeaseKeeper:
 
     def _beat(self) -> bool:
         try:
-            self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
+            answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:
             return True  # the next beat tries again; a reply lost is still a sign of life received
         except OptimdError as error:
             self.expired = isinstance(error, Refused) and error.reason in ("LEASE_EXPIRED", "NOT_JOINED")
             return False
+        self.local_calls = answer.local_calls
         return True

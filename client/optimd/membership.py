@@ -11,7 +11,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.lease import LeaseKeeper
 from optimd.session import Session
-from optimd.transport import CallFailed, NotShared, SharedMemory
+from optimd.transport import CallFailed, CallLost, NotShared, SharedMemory
 
 LEAVE_TIMEOUT_S = 2.0
 
@@ -28,6 +28,9 @@ class Membership:
         self._session = session
         self._joined: pb.JoinResponse | None = None
         self._keeper: LeaseKeeper | None = None
+        self._why_not = ""
+        # The token of an offer that was tried in vain; that of no offer is empty.
+        self._no_calls = b""
 
     @property
     def expired(self) -> bool:
@@ -42,12 +45,22 @@ class Membership:
         joined = session.call("Join", request)
         session.note_limits(joined.limits)
         self.epoch, self.next_seq, self._joined = joined.epoch, 1, joined
-        lease_s = joined.lease_ms / 1000
-        self._keeper = LeaseKeeper(
-            session.transport, session.surroundings, session.job, self.worker, joined.epoch, lease_s
-        )
+        self._keeper = LeaseKeeper(session.transport, session.surroundings, session.job, self.worker, joined)
+        self._no_calls = b""
         self.share_memory()
         return self.epoch
+
+    def open_calls(self) -> None:
+        """Make steps over the server's unix socket, if it has one that can be reached from here."""
+        keeper, transport = self._keeper, self._session.transport
+        if keeper is None or transport.is_local or keeper.local_calls.token == self._no_calls:
+            return
+        offer = keeper.local_calls
+        try:
+            transport.open_local(offer)
+        except CallLost:
+            self._no_calls = offer.token
+        self._tell()
 
     def share_memory(self) -> None:
         """Ask for memory for this epoch; without it payloads travel in messages."""
@@ -62,9 +75,19 @@ class Membership:
                 raise NotShared(offer.detail or "the server offers none")
             self.memory = session.transport.share_memory(request, socket, session.layout.elements)
         except NotShared as why:
-            self._keeper.tell(pb.TRANSPORT_GRPC, str(why))
+            self._why_not = str(why)
+        self.open_calls()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the server know how payloads travel."""
+        assert self._keeper is not None
+        is_local = self._session.transport.is_local
+        if self.memory is not None:
+            calls = "" if is_local else ", calls by gRPC"
+            self._keeper.tell(pb.TRANSPORT_SHARED_MEMORY, f"on the server's own machine{calls}")
         else:
-            self._keeper.tell(pb.TRANSPORT_SHARED_MEMORY, "on the server's own machine")
+            self._keeper.tell(pb.TRANSPORT_UNIX_SOCKET if is_local else pb.TRANSPORT_GRPC, self._why_not)
 
     def lose_memory(self) -> None:
         """The server does not know it any more."""

@@ -289,6 +289,8 @@ class Worker:
         elif self._membership.memory_lost:
             self._membership.share_memory()
             self._take_gradient_buffers()
+        else:
+            self._membership.open_calls()
         assert self._gradients is not None
         return self._gradients
 

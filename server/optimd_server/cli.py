@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
     parser.add_argument("--staging-mib", type=int, metavar="N", help="memory for gradients (default: half of all)")
     parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
-    parser.add_argument("--no-shared-memory", action="store_true", help="all payloads over gRPC, on this machine too")
+    parser.add_argument("--no-shared-memory", action="store_true", help="everything over gRPC, on this machine too")
     parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
     return parser
 

@@ -25,18 +25,18 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
     values = np.random.default_rng(0).standard_normal(ELEMENTS, np.float32)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        with ServerProcess() as server, EmptyServer() as empty:
-            worker = optimd.connect(server.address, job="small", worker="w0")
-            worker.ensure_job({"w": np.zeros(ELEMENTS, np.float32)}, optimd.Adam(1e-3), optimd.Sync(1))
-            worker.pull()
+        with ServerProcess() as server, ServerProcess("--no-shared-memory") as far, EmptyServer() as empty:
+            worker, remote = _worker(server.address), _worker(far.address)
             peers: dict[str, Callable[[], object]] = {
                 "empty unary call": empty.call,
                 "optimd step": lambda: worker.step({"w": values}),
+                "optimd step, gRPC": lambda: remote.step({"w": values}),
                 "Ray actor": ray_peer.one_worker(values),
             }
             times = _times(peers)
-            worker.leave()
-            worker.close()
+            for each in (worker, remote):
+                each.leave()
+                each.close()
     finally:
         ray.shutdown()
     medians = {name: [statistics.median(turn) for turn in turns] for name, turns in times.items()}
@@ -55,6 +55,13 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
             Claim("Ray actor / step, p50", ratios["Ray actor"] / ratios["optimd step"], 1.0, at_most=False),
         ]
     }
+
+
+def _worker(address: str) -> optimd.Worker:
+    worker = optimd.connect(address, job="small", worker="w0")
+    worker.ensure_job({"w": np.zeros(ELEMENTS, np.float32)}, optimd.Adam(1e-3), optimd.Sync(1))
+    worker.pull()
+    return worker
 
 
 def _times(peers: dict[str, Callable[[], object]]) -> dict[str, list[list[float]]]:

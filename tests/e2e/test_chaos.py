@@ -134,7 +134,8 @@ def wreak_havoc(fleet: Fleet) -> None:
 )
 def test_training_goes_on_under_every_fault(name: str, tmp_path: Path) -> None:
     model, steps_max, compute_s = MODELS[name]
-    with ServerProcess("--lease-s", str(LEASE_S)) as server, Proxy(server.address) as proxy:
+    # Without shared memory every call goes through the proxy.
+    with ServerProcess("--lease-s", str(LEASE_S), "--no-shared-memory") as server, Proxy(server.address) as proxy:
         fleet = Fleet(proxy.address, tmp_path, model, steps_max, compute_s)
         fleet.prepare("w0", "w1", "w2", "w3", "w0", "w2", "extra0", "extra1", "extra2")
         for worker in ("w0", "w1", "w2", "w3"):

@@ -104,23 +104,31 @@ class NoSeals:
     fcntl = staticmethod(unsealed)
 
 
-WITHOUT: list[tuple[str, ServerConfig, tuple[Any, str, Any] | None, str]] = [
-    ("switched off", config(shared_memory=False), None, "told so"),
-    ("a small model", config(inline_bytes_max=1 << 20), None, "travel in the call itself"),
-    ("no room", config(staging_bytes_max=LAYOUT.size_bytes * 2 - 1), None, "which is taken"),
-    ("forbidden", config(), (os, "memfd_create", no_memory), "no memory to share"),
-    ("full", config(), (sharing.JobSharing, "make", None), "no memory to share"),
-    ("no unix socket", config(), (handover.Handover, "start", lambda self: None), "no unix socket"),
-    ("memory without seals", config(), (server_memory, "fcntl", NoSeals), "sealed with"),
-    ("handed over too late", config(), (handover, "TOKEN_S", 0.0), "expected 3 descriptors, got 0"),
+WITHOUT: list[tuple[str, ServerConfig, tuple[Any, str, Any] | None, str, str]] = [
+    ("switched off", config(shared_memory=False), None, "grpc", "told so"),
+    ("a small model", config(inline_bytes_max=1 << 20), None, "unix_socket", "travel in the call itself"),
+    ("no room", config(staging_bytes_max=LAYOUT.size_bytes * 2 - 1), None, "unix_socket", "which is taken"),
+    ("forbidden", config(), (os, "memfd_create", no_memory), "unix_socket", "no memory to share"),
+    ("full", config(), (sharing.JobSharing, "make", None), "unix_socket", "no memory to share"),
+    ("no unix socket", config(), (handover.Handover, "start", lambda self: None), "grpc", "no unix socket"),
+    ("memory without seals", config(), (server_memory, "fcntl", NoSeals), "unix_socket", "sealed with"),
+    (
+        "handed over too late",
+        config(),
+        (handover, "TOKEN_S", 0.0),
+        "grpc, unix_socket",
+        "expected 3 descriptors, got 0",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("settings", "patched", "why"), [row[1:] for row in WITHOUT], ids=[row[0] for row in WITHOUT])
+@pytest.mark.parametrize(
+    ("settings", "patched", "path", "why"), [row[1:] for row in WITHOUT], ids=[row[0] for row in WITHOUT]
+)
 def test_without_it_everything_goes_on(
-    settings: ServerConfig, patched: tuple[Any, str, Any] | None, why: str, monkeypatch: pytest.MonkeyPatch
+    settings: ServerConfig, patched: tuple[Any, str, Any] | None, path: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same bits over gRPC, and status says why."""
+    """The same bits in messages, and status says why."""
     if patched is not None:
         target, name, value = patched
         if name == "make":
@@ -140,7 +148,7 @@ def test_without_it_everything_goes_on(
             expected.update(gradient(step))
         assert b"".join(each.tobytes() for each in result.parameters.values()) == expected.parameters.tobytes()
         said = transport_of(worker)
-        assert said[0] == "grpc"
+        assert said[0] in path
         assert why in said[1]
 
 
@@ -171,6 +179,7 @@ PATHS: list[tuple[str, dict[str, Any], Run, str]] = [
     ("gRPC streams", {"shared_memory": False, "step_bytes_max": 1000}, plain, "grpc"),
     ("gRPC streams, in place", {"shared_memory": False, "step_bytes_max": 1000}, in_place, "grpc"),
     ("unary Step", {"shared_memory": False}, plain, "grpc"),
+    ("unary Step over the unix socket", {"inline_bytes_max": 1 << 20}, plain, "unix socket"),
 ]
 
 
@@ -188,6 +197,7 @@ def test_the_same_bits_by_every_way(settings: dict[str, Any], run: Run, path: st
         try:
             with joined(server.address, f"w{index}", optimd.Sync(2)) as worker:
                 assert shares(worker) == (path == "shared")
+                assert worker._session.transport.is_local == (path != "grpc")
                 for step in range(steps):
                     result = run(worker, step, index)
                     assert (result.status, result.global_step) == ("applied", step + 1)

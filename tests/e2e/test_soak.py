@@ -68,6 +68,7 @@ def soak(seconds: float, shared: bool) -> Soak:
         until_s = time.monotonic() + seconds
         while time.monotonic() < until_s and not run.over.wait(rng.exponential(0.1)):
             proxy.cut()
+            server.cut_local()
         run.over.set()
         for thread in threads:
             thread.join(90)

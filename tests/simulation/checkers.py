@@ -216,7 +216,8 @@ class Checkers:
         self.history.append(record)
         expected = self.reference.apply(record, pushes)
         got = host.shards.flat_parameters()
-        require(np.array_equal(expected, got), f"step {record.step}: expected parameters {expected}, got {got}")
+        if not np.array_equal(expected, got):
+            raise Violation(f"step {record.step}: expected parameters {expected}, got {got}")
 
     def _put_back(self, host: JobHost) -> None:
         """A range test is over: parameters and slots are those of before it, its updates are no history."""

@@ -165,6 +165,8 @@ def _framed(message: Any, data: NDArray[np.uint8]) -> Framed:
 class SimulatedTransport:
     """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push."""
 
+    is_local = False
+
     def __init__(
         self,
         network: Network,
@@ -193,6 +195,10 @@ class SimulatedTransport:
     def share_memory(self, request: pb.OpenSharedMemoryRequest, socket: str | None, elements: int) -> SharedMemory:
         """See Transport."""
         raise NotShared("simulated workers are on other machines")
+
+    def open_local(self, offer: pb.LocalCalls) -> None:
+        """See Transport; no server offers it here."""
+        raise CallLost("the simulated server has no unix socket")
 
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> Any:
         """See Transport."""

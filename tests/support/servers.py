@@ -95,6 +95,16 @@ class ThreadServer:
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
+    def cut_local(self) -> None:
+        """Break every connection on the unix socket. New ones are welcome."""
+
+        def cut() -> None:
+            for connection in list(self._service._handover.local._connections):
+                assert connection._transport is not None
+                connection._transport.abort()
+
+        self.on_loop(cut)
+
     def host(self, job: str) -> JobHost:
         """The run-time side of a job. Read it inside on_loop()."""
         return self.runtime.jobs[job]

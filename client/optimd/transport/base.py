@@ -46,6 +46,13 @@ class Transport(Protocol):
         Raises NotShared.
         """
 
+    @property
+    def is_local(self) -> bool:
+        """Whether steps go over the server's unix socket."""
+
+    def open_local(self, offer: pb.LocalCalls) -> None:
+        """Let them go there from now on, until the connection breaks. Raises CallLost if there is none to be had."""
+
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """Push with the payload in chunks, or without it where header.shared_buffer names the vector."""
 

@@ -8,33 +8,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.rpc import error_details_pb2, status_pb2
 from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
 from optimdpb.encodings import UNIT_BYTES, payload_bytes
-from optimdpb.errors import STATUS_OF_REASON, ForkedWorker, Refused
+from optimdpb.errors import ForkedWorker, Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.encoding import Float32, Payload
-from optimd.transport.base import CallFailed, CallLost, CallThrottled
+from optimd.transport.base import CallFailed, CallLost
+from optimd.transport.failures import failure_of
+from optimd.transport.local import LocalConnection
 from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
 Float32s = NDArray[np.float32]
 T = TypeVar("T")
 
 CHUNK_BYTES = 1 << 20
-RETRY_DELAY_S = 1.0
 # How long a server may take to make shared memory.
 OPEN_S_MAX = 10.0
 FILLED_PER_S_MIN = 1e7
-_DOMAIN = "optimd"
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -47,22 +46,16 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
-# The reply is lost, the server is away or going away, or bytes were damaged on the way.
-_LOST = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.DATA_LOSS,
-}
 
 
 class GrpcTransport:
-    """One channel to one server, HOST:PORT."""
+    """One channel to one server, HOST:PORT, and for steps its unix socket, where that was opened."""
 
     def __init__(self, address: str) -> None:
         self._address = address
         self._channel: grpc.Channel | None = None
         self._pid = 0
+        self._local: LocalConnection | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
         self._rpcs = {rpc.name: rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
 
@@ -89,6 +82,15 @@ class GrpcTransport:
             raise NotShared(str(error)) from error
         return fetch(offer, elements)
 
+    @property
+    def is_local(self) -> bool:
+        """See Transport.is_local."""
+        return self._local is not None and not self._local.closed
+
+    def open_local(self, offer: pb.LocalCalls) -> None:
+        """See Transport.open_local."""
+        self._local = LocalConnection(offer)
+
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """See Transport.push."""
         first = pb.PushRequest(header=header)
@@ -105,7 +107,10 @@ class GrpcTransport:
         else:
             data = payload.whole()
             request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
-        response: pb.StepResponse = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
+        if self._local is not None and not self._local.closed:
+            response = pb.StepResponse.FromString(self._local.call("Step", request, timeout_s))
+        else:
+            response = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
         if not response.HasField("parameters") or response.parameters.location:
             return response, None
         parameters = np.empty_like(payload.flat)
@@ -135,6 +140,8 @@ class GrpcTransport:
 
     def close(self) -> None:
         """See Transport.close. In a forked child the parent's channel is left alone."""
+        if self._local is not None:
+            self._local.close()
         if self._channel is not None and self._pid == os.getpid():
             self._channel.close()
         self._channel = None
@@ -144,7 +151,7 @@ class GrpcTransport:
         try:
             return call()
         except grpc.RpcError as error:
-            _raise_from(error)
+            raise failure_of(error.code(), error.details() or "", _status_of(error)) from error
 
     def _method(self, name: str) -> Callable[..., Any]:
         if self._channel is None:
@@ -190,29 +197,6 @@ def _take_chunk(target: Float32s, offset_bytes: int, data: NDArray[np.uint8], en
     return offset_bytes + data.size
 
 
-def _raise_from(error: grpc.RpcError) -> NoReturn:
-    """The error of the contract that a failed call carries; CallLost or CallThrottled where another try may help."""
-    code, message = error.code(), error.details() or ""
-    reason, metadata, delay_s = _details(error)
-    if reason == "BACKLOG_FULL":
-        raise CallThrottled(message, delay_s) from error
-    if code in _LOST:
-        raise CallLost(f"{code.name}: {message}") from error
-    if reason in STATUS_OF_REASON:
-        raise Refused.from_reason(reason, message, metadata) from error
-    raise Refused.from_reason("INTERNAL", f"{code.name}: {message}", metadata) from error
-
-
-def _details(error: grpc.RpcError) -> tuple[str, dict[str, str], float]:
-    reason, metadata, delay_s = "", {}, RETRY_DELAY_S
+def _status_of(error: grpc.RpcError) -> bytes:
     trailer: Any = error.trailing_metadata() or ()  # the stubs miss that its entries are pairs
-    for key, value in trailer:
-        if key != _DETAILS_KEY:
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-            if detail.Unpack(info) and info.domain == _DOMAIN:
-                reason, metadata = info.reason, dict(info.metadata)
-            elif detail.Unpack(retry):
-                delay_s = retry.retry_delay.ToMilliseconds() / 1000
-    return reason, metadata, delay_s
+    return next((value for key, value in trailer if key == _DETAILS_KEY), b"")

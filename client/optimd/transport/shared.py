@@ -18,7 +18,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 Float32s = NDArray[np.float32]
 
-HANDOVER_S_MAX = 5.0
+CONNECT_S_MAX = 5.0
 DESCRIPTORS_MAX = 8
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
@@ -55,18 +55,24 @@ def fetch(offer: pb.OpenSharedMemoryResponse, elements: int) -> SharedMemory:
             os.close(descriptor)
 
 
-def _connect(name: str) -> socket.socket:
+def connect(name: str) -> socket.socket:
+    """A connection to an abstract unix socket. Raises OSError, in words for the user."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError as error:
-        raise NotShared(f"no socket can be made: {error}") from error
-    try:
-        connection.settimeout(HANDOVER_S_MAX)
+        connection.settimeout(CONNECT_S_MAX)
         connection.connect(f"\0{name}")
     except OSError as error:
         connection.close()
-        raise NotShared(f"the server is not on this machine, or in another network namespace: {error}") from error
+        message = f"the server is not on this machine, or in another network namespace: {error}"
+        raise ConnectionError(message) from error
     return connection
+
+
+def _connect(name: str) -> socket.socket:
+    try:
+        return connect(name)
+    except OSError as error:
+        raise NotShared(str(error)) from error
 
 
 def _mapped(descriptors: Sequence[int], segments: Sequence[int], payload_bytes: int, elements: int) -> SharedMemory:

@@ -136,6 +136,7 @@ class Transport(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TRANSPORT_UNSPECIFIED: _ClassVar[Transport]
     TRANSPORT_GRPC: _ClassVar[Transport]
     TRANSPORT_SHARED_MEMORY: _ClassVar[Transport]
+    TRANSPORT_UNIX_SOCKET: _ClassVar[Transport]
 
 class Encoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -278,6 +279,7 @@ RANGE_TEST_END_NO_MEMORY: RangeTestEnd
 TRANSPORT_UNSPECIFIED: Transport
 TRANSPORT_GRPC: Transport
 TRANSPORT_SHARED_MEMORY: Transport
+TRANSPORT_UNIX_SOCKET: Transport
 ENCODING_UNSPECIFIED: Encoding
 ENCODING_F32: Encoding
 ENCODING_BF16: Encoding
@@ -1324,8 +1326,16 @@ class SharedMemoryOffer(_message.Message):
     detail: str
     def __init__(self, socket: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
+class LocalCalls(_message.Message):
+    __slots__ = ("socket", "token")
+    SOCKET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    socket: str
+    token: bytes
+    def __init__(self, socket: _Optional[str] = ..., token: _Optional[bytes] = ...) -> None: ...
+
 class JoinResponse(_message.Message):
-    __slots__ = ("header", "epoch", "lease_ms", "shard_map", "rank", "world_size", "limits", "shared_memory")
+    __slots__ = ("header", "epoch", "lease_ms", "shard_map", "rank", "world_size", "limits", "shared_memory", "local_calls")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
@@ -1334,6 +1344,7 @@ class JoinResponse(_message.Message):
     WORLD_SIZE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SHARED_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_CALLS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     epoch: int
     lease_ms: int
@@ -1342,7 +1353,8 @@ class JoinResponse(_message.Message):
     world_size: int
     limits: Limits
     shared_memory: SharedMemoryOffer
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_ms: _Optional[int] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ...) -> None: ...
+    local_calls: LocalCalls
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_ms: _Optional[int] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ..., local_calls: _Optional[_Union[LocalCalls, _Mapping]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
     __slots__ = ("job", "worker", "epoch")
@@ -1375,12 +1387,14 @@ class HeartbeatRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("header", "lease_ms")
+    __slots__ = ("header", "lease_ms", "local_calls")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_CALLS_FIELD_NUMBER: _ClassVar[int]
     header: Header
     lease_ms: int
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lease_ms: _Optional[int] = ...) -> None: ...
+    local_calls: LocalCalls
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., lease_ms: _Optional[int] = ..., local_calls: _Optional[_Union[LocalCalls, _Mapping]] = ...) -> None: ...
 
 class PushHeader(_message.Message):
     __slots__ = ("job", "worker", "epoch", "seq", "base_version", "weight", "loss", "encoding", "payload_bytes", "attempt", "layout_digest", "shared_buffer")

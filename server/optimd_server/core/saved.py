@@ -6,7 +6,6 @@ seq counts as never taken, and their workers send them again.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from optimd_server.core.effects import Contribution, RoundRecord
@@ -26,11 +25,11 @@ def saved_state(machine: JobMachine) -> Plain:
         "rule_count": state.rule_count,
         "memories": [list(memory) for memory in state.memories],
         "opened": state.opened,
-        "counters": dataclasses.asdict(state.counters),
+        "counters": dict(vars(state.counters)),
         "last_round": None if state.last_round is None else _plain_round(state.last_round),
         "clock": state.clock.saved(),
         "range_test": None if state.range_test is None or state.range_test.active else state.range_test.saved(),
-        "history": [dataclasses.asdict(entry) for entry in state.history],
+        "history": [dict(vars(entry)) for entry in state.history],
         "members": state.members.saved(),
         "ledger": state.ledger.saved(),
         "rounds": machine.rounds.saved(),
@@ -82,7 +81,7 @@ def _plain_round(record: RoundRecord) -> Plain:
         "rule_count": record.rule_count,
         "memories": [list(memory) for memory in record.memories],
         "loss": record.loss,
-        "contributions": [dataclasses.asdict(part) for part in record.contributions],
+        "contributions": [dict(vars(part)) for part in record.contributions],
         "hyper_parameters": [list(value) for value in record.hyper_parameters],
     }
 

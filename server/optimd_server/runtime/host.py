@@ -218,7 +218,7 @@ class JobHost:
     def note_transport(self, worker: str, epoch: int, transport: int, detail: str) -> None:
         """How a live worker's payloads travel, as it says; who does without shared memory needs it no more."""
         self.transports[worker, epoch] = transport, detail
-        if transport == pb.TRANSPORT_GRPC:
+        if transport != pb.TRANSPORT_SHARED_MEMORY:
             self.sharing.forget(worker, epoch)
 
     def adopt(self, push: Push, number: int) -> SharedGradient:

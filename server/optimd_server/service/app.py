@@ -9,9 +9,10 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.runtime import Runtime
 from optimd_server.service.changes import ChangeService
-from optimd_server.service.dispatch import Gate, generic_handler
+from optimd_server.service.dispatch import Gate, generic_handler, unary_calls
 from optimd_server.service.handover import Handover
 from optimd_server.service.jobs import JobService
+from optimd_server.service.local import LocalServer
 from optimd_server.service.payloads import PayloadService
 from optimd_server.service.workers import WorkerService
 
@@ -32,9 +33,10 @@ class Service:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._health = health.aio.HealthServicer()
-        self._handover = Handover()
         self._server = grpc.aio.server(options=_OPTIONS)
         gate = Gate(runtime.config.calls_max, runtime.config.pull_timeout_s)
+        local = LocalServer()
+        self._handover = Handover(local)
         services = {
             "JobService": {**JobService(runtime).methods(), **ChangeService(runtime).methods()},
             "WorkerService": {
@@ -46,6 +48,7 @@ class Service:
         self._server.add_generic_rpc_handlers(
             [generic_handler(name, methods, gate) for name, methods in services.items()]
         )
+        local.calls = unary_calls("WorkerService", services["WorkerService"], gate)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._names = [pb.DESCRIPTOR.services_by_name[name].full_name for name in services]
         reflection.enable_server_reflection([*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME], self._server)
@@ -72,7 +75,7 @@ class Service:
         """
         await self._health.enter_graceful_shutdown()
         await self._runtime.drain()
-        await self._handover.close()
+        await self._handover.close(self._runtime.config.drain_s_max)
         await self._server.stop(self._runtime.config.drain_s_max)
         await self._runtime.drain()
         try:

@@ -24,6 +24,8 @@ from optimd_server.service.errors import abort, unexpected
 Context = Any
 # One function per method: takes a request, or an iterator of requests; returns a response, or an iterator of responses.
 Method = Callable[..., Any]
+# From the bytes of a request to those of its response; raises Refused alone.
+Call = Callable[[bytes], Awaitable[bytes]]
 
 
 # They free room or keep what is there, and cost next to nothing: shedding them would turn overload into mass expiry.
@@ -54,6 +56,13 @@ class Gate:
             self.calls -= 1
 
 
+def unary_calls(service: str, methods: Mapping[str, Method], gate: Gate) -> dict[str, Call]:
+    """What answers the served unary rpcs of one service, by name."""
+    rpcs = pb.DESCRIPTOR.services_by_name[service].methods
+    unary = [rpc for rpc in rpcs if not rpc.client_streaming and not rpc.server_streaming and rpc.name in methods]
+    return {rpc.name: _answer(rpc.name, parser(rpc), methods[rpc.name], gate) for rpc in unary}
+
+
 def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> grpc.GenericRpcHandler:
     """Handlers of every rpc of one service of the contract, by its short name."""
     descriptor = pb.DESCRIPTOR.services_by_name[service]
@@ -66,10 +75,11 @@ def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> 
 def _handler(rpc: Any, method: Method | None, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
     parse = parser(rpc)
     if rpc.client_streaming:
-        return grpc.stream_unary_rpc_method_handler(_stream_in(rpc.name, parse, method, gate), None, _encode)
+        handle = _aborting(_answer(rpc.name, _each(parse), method, gate))
+        return grpc.stream_unary_rpc_method_handler(handle, None, None)
     if rpc.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream_out(rpc.name, parse, method, gate), None, _encode)
-    return grpc.unary_unary_rpc_method_handler(_unary(rpc.name, parse, method, gate), None, _encode)
+    return grpc.unary_unary_rpc_method_handler(_aborting(_answer(rpc.name, parse, method, gate)), None, None)
 
 
 def parser(rpc: Any) -> Callable[[bytes], Any]:
@@ -91,42 +101,43 @@ def _encode(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _unary(
-    name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
-) -> Callable[..., Awaitable[Any]]:
-    async def handle(request: bytes, context: Context) -> Any:
+def _aborting(call: Callable[[Any], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+    """The same for gRPC."""
+
+    async def handle(request: Any, context: Context) -> bytes:
         try:
-            if method is None:
-                raise NotServed(f"method {name}")
-            with gate.call(name):
-                return await method(parse(request))
+            return await call(request)
         except Refused as error:
             await abort(context, error)
-        except Exception as error:
-            await abort(context, unexpected(error, name))
 
     return handle
 
 
-def _stream_in(
-    name: str, parse: Callable[[bytes], Any], method: Method | None, gate: Gate
-) -> Callable[..., Awaitable[Any]]:
+def _answer(
+    name: str, parse: Callable[[Any], Any], method: Method | None, gate: Gate
+) -> Callable[[Any], Awaitable[bytes]]:
+    """From a request, or a stream of them, to the one response."""
+
+    async def answer(request: Any) -> bytes:
+        try:
+            if method is None:
+                raise NotServed(f"method {name}")
+            with gate.call(name):
+                return _encode(await method(parse(request)))
+        except Refused:
+            raise
+        except Exception as error:
+            raise unexpected(error, name) from error
+
+    return answer
+
+
+def _each(parse: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for request in requests:
             yield parse(request)
 
-    async def handle(requests: AsyncIterator[bytes], context: Context) -> Any:
-        try:
-            if method is None:
-                raise NotServed(f"method {name}")
-            with gate.call(name):
-                return await method(parsed(requests))
-        except Refused as error:
-            await abort(context, error)
-        except Exception as error:
-            await abort(context, unexpected(error, name))
-
-    return handle
+    return parsed
 
 
 def _stream_out(

@@ -1,4 +1,4 @@
-"""Hands shared memory over to workers: file descriptors against a token, on an abstract unix socket.
+"""The unix socket of this server: hands shared memory over to workers, as file descriptors, and takes their calls.
 
 The socket has no file, so nothing is left behind; containers that share a network, as those of a pod do, reach it
 without a shared folder. Its name and the tokens are random and told over gRPC alone, to members of a job.
@@ -12,11 +12,11 @@ import secrets
 import socket
 from collections.abc import Sequence
 
+from optimd_server.service.local import TOKEN_BYTES, LocalServer
 from optimd_server.state import SharedSegment
 
 log = logging.getLogger(__name__)
 
-TOKEN_BYTES = 16
 TOKEN_S = 10.0
 # Connections in hand; more are closed at once. Each takes a few milliseconds.
 CONNECTIONS_MAX = 64
@@ -24,17 +24,21 @@ ACCEPT_PAUSE_S = 0.1
 
 
 class Handover:
-    """Use it on the event loop alone. `name` is the socket's, without the zero byte; empty until start()."""
+    """Use it on the event loop alone. `name` is the socket's, without the zero byte; empty until start().
 
-    def __init__(self) -> None:
+    local: what takes calls.
+    """
+
+    def __init__(self, local: LocalServer) -> None:
         self.name = ""
+        self.local = local
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._offers: dict[bytes, tuple[list[int], Sequence[SharedSegment]]] = {}
         self._serving: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Listen. Where the system has no such sockets nothing is handed over, and workers do without."""
+        """Listen. Where the system has no such sockets workers do without."""
         try:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
             name = f"optimd-{secrets.token_hex(16)}"
@@ -57,13 +61,16 @@ class Handover:
         asyncio.get_running_loop().call_later(TOKEN_S, self._withdraw, token)
         return token
 
-    async def close(self) -> None:
-        """Hand nothing over any more."""
+    async def close(self, wait_s: float) -> None:
+        """Hand nothing over any more, and take no calls; those in hand have up to wait_s to answer."""
         if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.gather(self._accepting, *self._serving, return_exceptions=True)
+            tasks = [self._accepting, *self._serving]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         if self._listener is not None:
             self._listener.close()
+        await self.local.close(wait_s)
         for token in list(self._offers):
             self._withdraw(token)
 
@@ -90,20 +97,30 @@ class Handover:
 
     async def _serve(self, connection: socket.socket) -> None:
         """Whoever sends no token that is good, or sends it too slowly, gets the end of the stream."""
-        loop = asyncio.get_running_loop()
-        with connection:
-            try:
-                async with asyncio.timeout(TOKEN_S):
-                    token = b""
-                    while len(token) < TOKEN_BYTES:
-                        data = await loop.sock_recv(connection, TOKEN_BYTES - len(token))
-                        if not data:
-                            return
-                        token += data
-                if token in self._offers:
-                    descriptors, _ = self._offers[token]
-                    socket.send_fds(connection, [b"\0"], descriptors)
-            except OSError as error:  # TimeoutError is one
-                log.info("shared memory was not handed over: %r", error)
-            finally:
-                self._withdraw(bytes(token))
+        try:
+            async with asyncio.timeout(TOKEN_S):
+                token = await self._token_of(connection)
+            if secrets.compare_digest(token, self.local.token):
+                await self.local.take(connection.dup())
+            elif token in self._offers:
+                self._hand_over(token, connection)
+        except OSError as error:  # TimeoutError is one
+            log.info("nothing was handed over: %r", error)
+        finally:
+            connection.close()
+
+    def _hand_over(self, token: bytes, connection: socket.socket) -> None:
+        descriptors, _ = self._offers[token]
+        try:
+            socket.send_fds(connection, [b"\0"], descriptors)
+        finally:
+            self._withdraw(token)
+
+    async def _token_of(self, connection: socket.socket) -> bytes:
+        loop, token = asyncio.get_running_loop(), b""
+        while len(token) < TOKEN_BYTES:
+            data = await loop.sock_recv(connection, TOKEN_BYTES - len(token))
+            if not data:
+                break
+            token += data
+        return token

@@ -51,7 +51,14 @@ class WorkerService:
             world_size=joined.world_size,
             limits=limits(self._runtime),
             shared_memory=self._offer(host),
+            local_calls=self._local_calls(),
         )
+
+    def _local_calls(self) -> pb.LocalCalls | None:
+        handover = self._handover
+        if handover is None or not handover.name:
+            return None
+        return pb.LocalCalls(socket=handover.name, token=handover.local.token)
 
     def _offer(self, host: JobHost) -> pb.SharedMemoryOffer:
         why_not = host.sharing.why_not
@@ -78,7 +85,9 @@ class WorkerService:
         if request.transport:
             detail = shortened(request.transport_detail, TRANSPORT_DETAIL_BYTES_MAX)
             host.note_transport(request.worker, request.epoch, request.transport, detail)
-        return pb.HeartbeatResponse(header=header(self._runtime, host), lease_ms=lease_ms(self._runtime))
+        return pb.HeartbeatResponse(
+            header=header(self._runtime, host), lease_ms=lease_ms(self._runtime), local_calls=self._local_calls()
+        )
 
     async def await_outcome(self, request: pb.AwaitOutcomeRequest) -> pb.AwaitOutcomeResponse:
         host = self._runtime.job(request.job)

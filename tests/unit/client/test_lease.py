@@ -49,7 +49,8 @@ def wait_over() -> None:
 
 
 def keeper(beats: Beats) -> LeaseKeeper:
-    return LeaseKeeper(beats, Machine(), "j", "w0", 3, LEASE_S)  # type: ignore[arg-type]
+    joined = pb.JoinResponse(epoch=3, lease_ms=int(LEASE_S * 1000))
+    return LeaseKeeper(beats, Machine(), "j", "w0", joined)  # type: ignore[arg-type]
 
 
 def test_beats_every_third_of_a_lease_until_stopped() -> None:

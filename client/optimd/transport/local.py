@@ -1,0 +1,72 @@
+"""Unary calls over the unix socket of a server on this machine; see LocalCalls in the contract."""
+
+from __future__ import annotations
+
+import os
+
+from optimdpb import local
+from optimdpb.errors import ForkedWorker
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd.transport.base import CallLost
+from optimd.transport.failures import failure_of_status
+from optimd.transport.shared import connect
+
+RECEIVE_BYTES = 1 << 16
+
+
+class LocalConnection:
+    """One call after the other, in the process that made it. `closed`: it broke, or a call was given up."""
+
+    def __init__(self, offer: pb.LocalCalls) -> None:
+        """Raises CallLost where the server is not on this machine, or takes no more connections."""
+        self._pid = os.getpid()
+        self.closed = False
+        try:
+            self._socket = connect(offer.socket)
+        except OSError as error:
+            raise CallLost(str(error)) from error
+        try:
+            self._socket.sendall(offer.token)
+            taken = self._socket.recv(1)
+        except OSError as error:
+            self.close()
+            raise CallLost(f"the server's unix socket: {error}") from error
+        if not taken:
+            self.close()
+            raise CallLost("the server takes no more connections on its unix socket")
+
+    def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
+        """The response. timeout_s: how long each way may be silent. Raises Refused, CallLost, CallThrottled."""
+        if self._pid != os.getpid():
+            raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.sendall(b"".join(local.request(method, request)))
+            answered, message = local.response_of(self._receive())
+        except OSError as error:
+            self.close()
+            raise CallLost(f"{method} over the unix socket: {error}") from error
+        except BaseException:  # the answer would be taken for that of the next call
+            self.close()
+            raise
+        if not answered:
+            raise failure_of_status(message)
+        return message
+
+    def close(self) -> None:
+        """End it; harmless when closed. In a forked child the parent's connection goes on."""
+        self.closed = True
+        self._socket.close()
+
+    def _receive(self) -> bytes:
+        received = bytearray(self._some())
+        while (size := local.size_of(received)) is None or len(received) < local.SIZE_BYTES + size:
+            received += self._some()
+        return bytes(received[local.SIZE_BYTES :])
+
+    def _some(self) -> bytes:
+        data = self._socket.recv(RECEIVE_BYTES)
+        if not data:
+            raise ConnectionError("the server has closed it")
+        return data
