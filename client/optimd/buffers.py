@@ -12,7 +12,7 @@ from optimdpb.errors import OutcomeUnknown
 from optimdpb.specs import Layout
 
 from optimd import tensors
-from optimd.bulk import copy_all
+from optimd.bulk import gather
 
 Float32s = NDArray[np.float32]
 Views = dict[str, Float32s]
@@ -58,7 +58,7 @@ class GradientBuffers:
             if views is not None and views is whole and index not in self._held:
                 return self._hold(index)
         index = self._free()
-        tensors.pack(gradients, self._views_of(index))
+        tensors.pack(self._layout, gradients, self._flat(index))
         return self._hold(index)
 
     def adopt(self, flat: Float32s) -> Float32s:
@@ -67,7 +67,7 @@ class GradientBuffers:
             if own is flat:
                 return self._hold(index)
         index = self._free()
-        copy_all([(self._flat(index), flat)])
+        gather(self._flat(index), [flat])
         return self._hold(index)
 
     def release(self) -> None:
@@ -122,7 +122,7 @@ class ParameterBuffers:
     def copied(self, flat: Float32s, target: Float32s | None = None) -> Views:
         """The parameters in arrays that belong to the caller; in that fresh vector if one is given."""
         target = self.fresh() if target is None else target
-        copy_all([(target, flat)])
+        gather(target, [flat])
         return tensors.unpack(self._layout, target)
 
     def in_place(self, flat: Float32s) -> Views:

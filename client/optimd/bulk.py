@@ -16,23 +16,23 @@ THREADED_BYTES_MIN = 16 << 20
 TURN_BYTES = 4 << 20
 THREADS_MAX = 4
 
-# (target, source) of one shape.
-Copy = tuple[NDArray[Any], NDArray[Any]]
+Array = NDArray[Any]
+# A vector, and arrays that fill it one behind the other.
+Turn = tuple[Array, list[Array]]
 
 
-def copy_all(copies: Sequence[Copy]) -> None:
-    """Copy every source onto its target, converting to the target's dtype."""
+def gather(target: Array, sources: Sequence[Array]) -> None:
+    """Fill a vector with arrays one behind the other, converted to its dtype; some may lie there already."""
     threads = min(THREADS_MAX, len(os.sched_getaffinity(0)))
-    if threads == 1 or sum(target.nbytes for target, _ in copies) < THREADED_BYTES_MIN:
-        for target, source in copies:
-            np.copyto(target, source, casting="unsafe")
+    if threads == 1 or target.nbytes < THREADED_BYTES_MIN:
+        _fill(target, list(sources))
         return
-    turns = list(_turns(copies))
+    turns = _turns(target, sources)
     places = itertools.count()
 
     def work() -> None:
         while (place := next(places)) < len(turns):
-            np.copyto(*turns[place], casting="unsafe")
+            _fill(*turns[place])
 
     helpers = [threading.Thread(target=work, name="optimd-copy") for _ in range(threads - 1)]
     for helper in helpers:
@@ -42,13 +42,33 @@ def copy_all(copies: Sequence[Copy]) -> None:
         helper.join()
 
 
-def _turns(copies: Sequence[Copy]) -> list[Copy]:
-    """The same copies in parts of at most TURN_BYTES, where arrays can be cut without a copy of their own."""
-    turns: list[Copy] = []
-    for target, source in copies:
-        if target.nbytes <= TURN_BYTES or not (target.flags.c_contiguous and source.flags.c_contiguous):
-            turns.append((target, source))
+def _fill(target: Array, sources: list[Array]) -> None:
+    np.concatenate(sources, axis=None, out=target, casting="unsafe")
+
+
+def _turns(target: Array, sources: Sequence[Array]) -> list[Turn]:
+    """The same in parts of about TURN_BYTES: small arrays together, large ones cut where that needs no copy."""
+    turns: list[Turn] = []
+    step = TURN_BYTES // target.itemsize
+    small: list[Array] = []
+    start = stop = 0
+    for source in sources:
+        if source.size <= step or not source.flags.c_contiguous:
+            small.append(source)
+            stop += source.size
+            if stop - start >= step:
+                turns.append((target[start:stop], small))
+                small, start = [], stop
             continue
-        to, of, step = target.reshape(-1), source.reshape(-1), TURN_BYTES // target.itemsize
-        turns += [(to[start : start + step], of[start : start + step]) for start in range(0, to.size, step)]
+        if small:
+            turns.append((target[start:stop], small))
+            small = []
+        flat = source.reshape(-1)
+        turns += [
+            (target[stop + at : stop + min(at + step, flat.size)], [flat[at : at + step]])
+            for at in range(0, flat.size, step)
+        ]
+        start = stop = stop + flat.size
+    if small:
+        turns.append((target[start:stop], small))
     return turns

@@ -53,7 +53,7 @@ class Session:
     def upload(self, parameters: Mapping[str, NDArray[np.generic]], token: int) -> bool:
         """Send the initial parameters once. False if another worker took over or the server went away: ask again."""
         flat = np.empty(self.layout.elements, np.float32)
-        tensors.pack(parameters, tensors.unpack(self.layout, flat))
+        tensors.pack(self.layout, parameters, flat)
         header = pb.UploadHeader(
             job=self.job, upload_token=token, payload_bytes=flat.nbytes, layout_digest=self.layout.digest
         )

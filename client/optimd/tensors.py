@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import NoReturn
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from optimdpb.errors import InvalidGradient, InvalidLayout
 from optimdpb.specs import Layout, Tensor
 
-from optimd.bulk import copy_all
+from optimd.bulk import gather
 
 Float32s = NDArray[np.float32]
 _FLOAT32 = np.dtype(np.float32)
@@ -36,20 +36,20 @@ def layout_of(
     return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in parameters.items()))
 
 
-def pack(arrays: Mapping[str, NDArray[np.generic]], views: Mapping[str, Float32s]) -> None:
-    """Copy arrays into the views of a flat vector, converting to float32; those that lie there already stay."""
-    copy_all([(view, arrays[name]) for name, view in views.items() if arrays[name] is not view])
+def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:
+    """Copy arrays of the layout's shapes into a flat vector, converting to float32; some may lie there already."""
+    gather(flat, [arrays[name] for name in layout.names])
 
 
 def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:
     """Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or not float32."""
+    if tuple(gradients) == layout.names and _fit(layout, list(gradients.values())):
+        return
     names = {tensor.name for tensor in layout.tensors}
     if gradients.keys() != names:
         _refuse_names(layout, gradients, names)
     for tensor in layout.tensors:
         gradient = gradients[tensor.name]
-        if isinstance(gradient, np.ndarray) and gradient.dtype is _FLOAT32 and gradient.shape == tensor.shape:
-            continue
         if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float32:
             got = getattr(gradient, "dtype", type(gradient).__name__)
             raise InvalidGradient(f"gradient {tensor.name!r}: expected dtype float32, got {got}", tensor=tensor.name)
@@ -57,6 +57,14 @@ def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]
             raise InvalidGradient(
                 f"gradient {tensor.name!r}: expected shape {tensor.shape}, got {gradient.shape}", tensor=tensor.name
             )
+
+
+def _fit(layout: Layout, gradients: Sequence[Any]) -> bool:
+    """Whether these are float32 arrays of the layout's shapes, as nearly always: ten thousand are seen at a glance."""
+    if set(map(type, gradients)) != {np.ndarray}:
+        return False
+    dtypes, shapes = {gradient.dtype for gradient in gradients}, tuple([gradient.shape for gradient in gradients])
+    return dtypes == {_FLOAT32} and shapes == layout.shapes
 
 
 def _refuse_names(layout: Layout, gradients: Mapping[str, NDArray[np.generic]], names: set[str]) -> NoReturn:
@@ -69,7 +77,8 @@ def _refuse_names(layout: Layout, gradients: Mapping[str, NDArray[np.generic]], 
 
 def unpack(layout: Layout, flat: Float32s) -> dict[str, Float32s]:
     """Views of the flat vector by name; the caller gives the vector away with them."""
+    parts = map(flat.__getitem__, layout.slices)
     return {
-        tensor.name: flat[start:stop].reshape(tensor.shape)
-        for tensor, start, stop in zip(layout.tensors, layout.offsets, layout.offsets[1:], strict=False)
+        name: part if len(shape) == 1 else part.reshape(shape)
+        for name, shape, part in zip(layout.names, layout.shapes, parts, strict=True)
     }

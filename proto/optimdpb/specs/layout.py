@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import math
@@ -73,6 +74,21 @@ class Layout:
         sizes = (tensor.elements for tensor in self.tensors)
         object.__setattr__(self, "offsets", (0, *itertools.accumulate(sizes)))
         object.__setattr__(self, "digest", _digest(self.tensors))
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the tensors, in order."""
+        return tuple(tensor.name for tensor in self.tensors)
+
+    @functools.cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the tensors, in order."""
+        return tuple(tensor.shape for tensor in self.tensors)
+
+    @functools.cached_property
+    def slices(self) -> tuple[slice, ...]:
+        """Where each tensor lies in the whole vector."""
+        return tuple(map(slice, self.offsets, self.offsets[1:]))
 
     @property
     def elements(self) -> int:

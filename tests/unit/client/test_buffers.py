@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from optimd.buffers import GradientBuffers, ParameterBuffers
-from optimd.bulk import THREADED_BYTES_MIN, copy_all
+from optimd.bulk import THREADED_BYTES_MIN, gather
 from optimdpb.errors import OutcomeUnknown
 from optimdpb.specs import Layout, Tensor
 
@@ -95,10 +95,28 @@ def test_memory_for_parameters_is_used_again_only_when_nobody_refers_to_it() -> 
 
 
 def test_large_copies_on_threads() -> None:
+    """Large and small, converted, in C order whatever theirs is, cut at odd places."""
     elements = THREADED_BYTES_MIN // 4 + 12_345
     rng = np.random.default_rng(0)
-    sources = [rng.standard_normal(elements), rng.standard_normal((100, 7)).astype(np.float32).T, np.float32(3.0)]
-    targets = [np.empty(elements, np.float32), np.empty((7, 100), np.float32), np.empty((), np.float32)]
-    copy_all([(target, np.asarray(source)) for target, source in zip(targets, sources, strict=True)])
-    for target, source in zip(targets, sources, strict=True):
-        assert np.array_equal(target, np.asarray(source).astype(np.float32))
+    sources = [
+        *(rng.standard_normal(7) for _ in range(1000)),
+        rng.standard_normal(elements),
+        rng.standard_normal((100, 7)).astype(np.float32).T,
+        np.asarray(np.float32(3.0)),
+        np.empty((0, 3), np.float32),
+        rng.standard_normal((1500, 1400)).astype(np.float32).T,
+        rng.standard_normal((3, 5, 7)).astype(np.float32),
+    ]
+    expected = np.concatenate([source.astype(np.float32).ravel() for source in sources])
+    target = np.full(expected.size, np.nan, np.float32)
+    gather(target, sources)
+    assert target.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("elements", [1000, THREADED_BYTES_MIN // 4 + 4])
+def test_what_lies_there_already_stays(elements: int) -> None:
+    target = np.arange(elements, dtype=np.float32)
+    gather(target, [target[:100], np.full(100, -1.0, np.float32), target[200:]])
+    assert (target[100:200] == -1.0).all()
+    target[100:200] = np.arange(100, 200)
+    assert target.tobytes() == np.arange(elements, dtype=np.float32).tobytes()
