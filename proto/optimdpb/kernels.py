@@ -23,13 +23,24 @@ def kernel(function: Function) -> Function:
 
 
 @kernel
+def _nearest_bfloat16(bits: np.uint32) -> np.uint16:
+    raised = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    is_nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(_INFINITY_BITS)
+    return np.uint16((bits | np.uint32(0x400000) if is_nan else raised) >> np.uint32(16))
+
+
+@kernel
 def round_to_bfloat16(values: Float32s, halves: NDArray[np.uint16]) -> None:
-    """The nearest bfloat16 of each value, ties to even; NaN stays NaN."""
+    """The nearest bfloat16 of each value, ties to even; NaN stays NaN. Four places at once use more of the memory."""
     bits = values.view(np.uint32)
-    for i in range(bits.size):
-        raised = bits[i] + np.uint32(0x7FFF) + ((bits[i] >> np.uint32(16)) & np.uint32(1))
-        is_nan = (bits[i] & np.uint32(0x7FFFFFFF)) > np.uint32(_INFINITY_BITS)
-        halves[i] = np.uint16((bits[i] | np.uint32(0x400000) if is_nan else raised) >> np.uint32(16))
+    n = bits.size // 4
+    a, b, c, d = bits[:n], bits[n : 2 * n], bits[2 * n : 3 * n], bits[3 * n : 4 * n]
+    p, q, r, s = halves[:n], halves[n : 2 * n], halves[2 * n : 3 * n], halves[3 * n : 4 * n]
+    for i in range(n):
+        p[i], q[i] = _nearest_bfloat16(a[i]), _nearest_bfloat16(b[i])
+        r[i], s[i] = _nearest_bfloat16(c[i]), _nearest_bfloat16(d[i])
+    for i in range(4 * n, bits.size):
+        halves[i] = _nearest_bfloat16(bits[i])
 
 
 @kernel
@@ -47,13 +58,14 @@ def to_int8_blocks(
         count = min(INT8_BLOCK_ELEMENTS, gradient.size - start)
         at = block * INT8_BLOCK_BYTES
         part, old, new = gradient[start : start + count], lost[start : start + count], lost_next[start : start + count]
-        bits = errors.view(np.int32)
-        largest = np.int32(0)
+        bits = errors.view(np.uint32)
+        largest = np.uint32(0)
         for i in range(count):
             errors[i] = part[i] + np.uint32(np.uint32(old[i]) << np.uint32(16)).view(np.float32)
-        for i in range(count):
-            largest = max(largest, bits[i] & np.int32(0x7FFFFFFF))
-        scale = np.int32(largest).view(np.float32) / np.float32(INT8_MAX)
+        for i in range(count):  # of the pattern without its sign: shifts and comparisons compile to vectors
+            shifted = np.uint32(bits[i] << np.uint32(1))
+            largest = shifted if shifted > largest else largest
+        scale = np.uint32(largest >> np.uint32(1)).view(np.float32) / np.float32(INT8_MAX)
         values = payload[at + INT8_SCALE_BYTES : at + INT8_SCALE_BYTES + count].view(np.int8)
         if not scale < np.float32(np.inf):
             payload[at : at + INT8_SCALE_BYTES].view(np.float32)[0] = scale
@@ -67,4 +79,4 @@ def to_int8_blocks(
             q = np.rint(errors[i] * inverse)
             values[i] = np.int8(np.int32(q))
             left = np.float32(errors[i] - scale * q).view(np.uint32)
-            new[i] = np.uint16((left + np.uint32(0x8000)) >> np.uint32(16))
+            new[i] = np.uint16(np.uint32(left + np.uint32(0x8000)) >> np.uint32(16))

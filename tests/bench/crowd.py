@@ -16,8 +16,8 @@ from tests.support.servers import ServerProcess
 
 ELEMENTS = 1_000_000
 WORKERS = (1, 4, 16, 64)
-PUSHES = 640
-ROUNDS = 5
+PUSHES = 256
+ROUNDS = 7
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 

@@ -60,34 +60,38 @@ def lane_dot(left: Float32s, right: Float32s, lanes: Float64s) -> float:
 
 
 @kernel
+def _magnitude(bits: np.uint32) -> float:
+    return np.inf if bits >= np.uint32(_INFINITY_BITS) else np.float64(np.uint32(bits).view(np.float32))
+
+
+@kernel
 def _largest_float32(values: Float32s) -> float:
     """The largest |value|, infinity if one is not finite.
 
-    Eight places at once: a core that reads a single stream waits for memory half of the time.
+    Four places at once: a core that reads a single stream waits for memory half of the time. Shifts and comparisons
+    are what compiles to vectors of the elements' own width.
     """
-    bits, mask = values.view(np.int32), np.int32(0x7FFFFFFF)
-    n = bits.size // 8
+    bits, one = values.view(np.uint32), np.uint32(1)
+    n = bits.size // 4
     a, b, c, d = bits[:n], bits[n : 2 * n], bits[2 * n : 3 * n], bits[3 * n : 4 * n]
-    e, f, g, h = bits[4 * n : 5 * n], bits[5 * n : 6 * n], bits[6 * n : 7 * n], bits[7 * n : 8 * n]
-    p = q = r = s = t = u = v = w = np.int32(0)
+    p = q = r = s = np.uint32(0)
     for i in range(n):
-        p, q, r, s = max(p, a[i] & mask), max(q, b[i] & mask), max(r, c[i] & mask), max(s, d[i] & mask)
-        t, u, v, w = max(t, e[i] & mask), max(u, f[i] & mask), max(v, g[i] & mask), max(w, h[i] & mask)
-    largest = max(p, q, r, s, t, u, v, w)
-    for i in range(8 * n, bits.size):
-        largest = max(largest, bits[i] & mask)
-    return np.inf if largest >= np.int32(_INFINITY_BITS) else np.float64(np.int32(largest).view(np.float32))
+        x, y, z, w = np.uint32(a[i] << one), np.uint32(b[i] << one), np.uint32(c[i] << one), np.uint32(d[i] << one)
+        p, q, r, s = x if x > p else p, y if y > q else q, z if z > r else r, w if w > s else s
+    largest = max(p, q, r, s)
+    for i in range(4 * n, bits.size):
+        largest = max(largest, np.uint32(bits[i] << one))
+    return _magnitude(np.uint32(largest >> one))
 
 
 @kernel
 def _largest_bfloat16(values: NDArray[np.uint16]) -> float:
     """The same of the upper halves of float32."""
-    bits = values.view(np.int16)
-    largest = np.int16(0)
-    for i in range(bits.size):
-        largest = max(largest, bits[i] & np.int16(0x7FFF))
-    wide = np.int32(np.int32(largest) << np.int32(16))
-    return np.inf if wide >= np.int32(_INFINITY_BITS) else np.float64(wide.view(np.float32))
+    largest = np.uint16(0)
+    for i in range(values.size):
+        shifted = np.uint16(values[i] << np.uint16(1))
+        largest = shifted if shifted > largest else largest
+    return _magnitude(np.uint32(np.uint32(largest) << np.uint32(15)))
 
 
 @kernel
@@ -99,9 +103,11 @@ def magnitude_max_of_blocks(payload: NDArray[np.uint8]) -> float:
         stop = min(start + INT8_BLOCK_BYTES, payload.size)
         scale = np.abs(payload[start : start + INT8_SCALE_BYTES].view(np.float32)[0])
         values = payload[start + INT8_SCALE_BYTES : stop].view(np.int8)
-        most = np.int32(0)
+        high, low = np.int8(0), np.int8(0)
         for i in range(values.size):
-            most = max(most, abs(np.int32(values[i])))
+            high = values[i] if values[i] > high else high
+            low = values[i] if values[i] < low else low
+        most = max(np.int32(high), -np.int32(low))
         size = scale * np.float32(most) if most else scale
         if not size < np.inf:
             return np.inf
