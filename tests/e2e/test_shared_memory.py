@@ -216,6 +216,52 @@ def test_the_same_bits_by_every_way(settings: dict[str, Any], run: Run, path: st
     assert slots.tobytes() == expected.slots.tobytes()
 
 
+@pytest.mark.parametrize("bad", [False, True], ids=["good", "one is not finite"])
+def test_gradients_that_come_together_are_read_once(bad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan makes the reduction, where it can: the bits are those of one process all the same."""
+    monkeypatch.setattr("optimd_server.runtime.scans.TURNS", 100)
+    workers, steps = 3, 4
+    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(3)), START)
+    barrier = threading.Barrier(workers)
+    failed: list[BaseException] = []
+
+    def spoilt(step: int, index: int) -> bool:
+        return bad and step == 1 and index == 1
+
+    def train(server: ThreadServer, index: int) -> None:
+        try:
+            with joined(server.address, f"w{index}", optimd.Sync(3)) as worker:
+                for step in range(steps):
+                    buffers = worker.gradient_buffers()
+                    for name, values in named(gradient(step, index)).items():
+                        buffers[name][...] = values
+                    if spoilt(step, index):
+                        buffers["b"][3] = np.nan
+                    barrier.wait(30)
+                    result = worker.step(buffers, weight=1.0 + index, copy=False)
+                    assert result.status == ("rejected" if spoilt(step, index) else "applied")
+                barrier.wait(30)
+        except BaseException as error:
+            barrier.abort()
+            failed.append(error)
+
+    with ThreadServer(config(shards=2, one_thread_bytes_max=0, lease_s=30.0)) as server:
+        threads = [threading.Thread(target=train, args=(server, index)) for index in range(workers)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not failed, failed
+        together = server.host("j").scans.together
+        parameters, slots = server.vectors("j")
+    for step in range(steps):
+        parts = [Part(f"w{i}", 1.0 + i, gradient(step, i)) for i in range(workers) if not spoilt(step, i)]
+        expected.round(parts)
+    assert together >= steps - 1
+    assert parameters.tobytes() == expected.parameters.tobytes()
+    assert slots.tobytes() == expected.slots.tobytes()
+
+
 MODELS = [optimd.Async(), optimd.Ssp(3), optimd.Sync(2, quorum=1), optimd.Sync(2, round_timeout_s=0.01, workers_min=1)]
 
 

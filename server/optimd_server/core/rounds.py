@@ -6,6 +6,7 @@ A model says when a round closes and who waits: core.sync, core.asynchronous, co
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from optimd_server.core import arithmetic
@@ -13,6 +14,7 @@ from optimd_server.core.arithmetic import Committed
 from optimd_server.core.closing import Closing
 from optimd_server.core.effects import (
     Answered,
+    Contribution,
     DropStaging,
     Effect,
     Outcome,
@@ -87,6 +89,10 @@ class Rounds(ABC):
     def stands_still_for(self, worker: str, epoch: int) -> bool:
         """Whether no update is made before this live epoch speaks, leaves or expires."""
         return False
+
+    def foreseen(self, pushes: Sequence[Push]) -> tuple[Contribution, ...]:
+        """What the open round will be made of if just these pushes come, all usable; empty if that is not known."""
+        return ()
 
     def counts(self, worker: str, epoch: int) -> bool:
         """Whether this live epoch is a member of the open round."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from optimdpb.specs import Sync
 
-from optimd_server.core.arithmetic import Committed
-from optimd_server.core.effects import DropStaging, Effect, Pending, Reason, Status
+from optimd_server.core.arithmetic import Committed, contributions
+from optimd_server.core.effects import Contribution, DropStaging, Effect, Pending, Reason, Status
 from optimd_server.core.events import Applied, Push
 from optimd_server.core.members import Member
 from optimd_server.core.rounds import Rounds, named
@@ -159,6 +160,16 @@ class SyncRounds(Rounds):
             return False
         awaited = self.round is not None and not self.closing and self.round.awaits(worker, epoch)
         return awaited or state.finished
+
+    def foreseen(self, pushes: Sequence[Push]) -> tuple[Contribution, ...]:
+        """The words spoken and these, if nobody else is awaited."""
+        opened = self.round
+        if opened is None or self.closing or self.state.held:
+            return ()
+        if {push.worker: push.epoch for push in pushes} != {name: opened.members[name] for name in opened.awaited}:
+            return ()
+        words = [*opened.pushes.values(), *(Committed(push, 0.0) for push in pushes)]
+        return contributions(words, self.state.spec.reduction)
 
     def unanswered(self) -> list[Committed]:
         """Pushes held, and those in an open round."""

@@ -11,19 +11,22 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 from optimdpb.blocks import INT8_BLOCK_BYTES, INT8_BLOCK_ELEMENTS, INT8_SCALE_BYTES
 
-from optimd_server.optimizers.kernels import Float32s, Int64s, kernel
+from optimd_server.optimizers.kernels import Float32s, Float64s, Int64s, kernel, largest_float32
 
 UInt64s = NDArray[np.uint64]
 
 # Forms of a gradient. Those of int8 are INT8 + phase: the shard's first element is element `phase` of the block at the
 # address.
 FLOAT32, BFLOAT16, INT8 = 4, 2, 256
+# What is read a second time within a pass: of several gradients it must stay in the core's own cache.
+RUN_ELEMENTS = 2048
 
 
 class Sources(NamedTuple):
@@ -45,6 +48,20 @@ def _pointer(_typing_context: Any, address: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
 
     return types.voidptr(address), generate
+
+
+@intrinsic
+def _stream_eight(_typing_context: Any, target: Any, source: Any) -> Any:
+    """Copy eight float32 to an address that is a multiple of 32, past the caches."""
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        eight = ir.VectorType(ir.FloatType(), 8).as_pointer()
+        values = builder.load(builder.inttoptr(arguments[1], eight), align=FLOAT32)
+        stored = builder.store(values, builder.inttoptr(arguments[0], eight), align=32)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.void(target, source), generate
 
 
 def float32_view(address: int, count: int) -> Float32s:
@@ -227,6 +244,49 @@ def clipped(sources: Sources, limit: Float32s, start: int, stop: int, scratch: F
     for i in range(stop - start):
         smaller[i] = min(max(factor * gradient[i], -bound), bound)
     return smaller
+
+
+@kernel
+def _stream(target: Float32s, source: Float32s) -> None:
+    """Copy a run that is not read soon: it is not brought into the caches first, which an ordinary write would do.
+
+    Who reads it on another core comes after a lock, which waits for such writes as for any other.
+    """
+    count = int(target.size)
+    head = min(count, (32 - int(target.ctypes.data) % 32) % 32 // FLOAT32)
+    whole = (count - head) // 8 * 8
+    for i in range(head):
+        target[i] = source[i]
+    to, of = np.uint64(target.ctypes.data + head * FLOAT32), np.uint64(source.ctypes.data + head * FLOAT32)
+    for i in range(0, whole * FLOAT32, 32):
+        _stream_eight(to + np.uint64(i), of + np.uint64(i))  # type: ignore[call-arg]
+    for i in range(head + whole, count):
+        target[i] = source[i]
+
+
+@kernel
+def reduce_and_scan_blocks(
+    reduced: Float32s,
+    addresses: UInt64s,
+    scales: Float32s,
+    forms: Int64s,
+    scanned: Int64s,
+    blocks: Int64s,
+    first: int,
+    last: int,
+    scratch: Float32s,
+    largest: Float64s,
+) -> None:
+    """reduce_blocks(), and for each float32 source k of `scanned` largest = max(largest, |g_k|), in one pass."""
+    sources = Sources(addresses, scales, forms)
+    for block in range(first, last):
+        for start in range(blocks[block, 0], blocks[block, 1], RUN_ELEMENTS):
+            stop = min(start + RUN_ELEMENTS, blocks[block, 1])
+            total = summed(sources, start, stop, scratch)  # first: it reads all of them at once
+            for i in range(scanned.size):
+                gradient = _float32_at(sources, scanned[i], start, stop - start)
+                largest[i] = max(largest[i], largest_float32(gradient))
+            _stream(reduced[start:stop], total)
 
 
 @kernel

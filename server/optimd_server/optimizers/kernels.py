@@ -65,7 +65,7 @@ def _magnitude(bits: np.uint32) -> float:
 
 
 @kernel
-def _largest_float32(values: Float32s) -> float:
+def largest_float32(values: Float32s) -> float:
     """The largest |value|, infinity if one is not finite.
 
     Four places at once: a core that reads a single stream waits for memory half of the time. Shifts and comparisons
@@ -122,7 +122,7 @@ def magnitude_max(values: NDArray[np.float32] | NDArray[np.uint16]) -> float:
     As integers the patterns, sign cleared, order like the magnitudes, with infinity and NaN above every number: one
     integer maximum finds both.
     """
-    return _largest_bfloat16(values) if values.dtype == np.uint16 else _largest_float32(values)  # type: ignore[arg-type]
+    return _largest_bfloat16(values) if values.dtype == np.uint16 else largest_float32(values)  # type: ignore[arg-type]
 
 
 @kernel

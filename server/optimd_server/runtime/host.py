@@ -47,11 +47,11 @@ from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.encoded import EncodedParameters, ParameterMessages
 from optimd_server.runtime.eventlog import EventLog
+from optimd_server.runtime.scans import Scans
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.sharing import JobSharing, WorkerMemory
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.state import Claim, SharedGradient, StagedGradient
-from optimd_server.state.bulk import magnitude_max_on
 from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,9 @@ class JobHost:
         # Waiters of one push in the order they came.
         self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
         self._slabs_still = asyncio.Lock()
+        self.scans = Scans(
+            self.shards, self._run, self._slabs_still, self.machine.rounds.foreseen, lambda: self.machine.state.step
+        )
         self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
         self._commands: set[asyncio.Task[None]] = set()
         folder = config.event_log_dir
@@ -225,12 +228,9 @@ class JobHost:
         """The gradient in a shared buffer takes its place in staging. Raises Refused(SHARED_MEMORY_GONE)."""
         return self.shards.adopt(push.worker, push.epoch, self.sharing.gradient(push.worker, push.epoch, number))
 
-    async def scan(self, gradient: SharedGradient) -> float:
+    async def scan(self, push: Push, gradient: SharedGradient) -> float:
         """Its largest |element|, infinity if one is not finite. Raises Refused(PUSH_SUPERSEDED)."""
-        if self._one_thread:
-            found = magnitude_max(gradient.values)
-        else:
-            found = await asyncio.to_thread(magnitude_max_on, gradient.values, self._run)
+        found = magnitude_max(gradient.values) if self._one_thread else await self.scans.scan(push, gradient)
         gradient.check_open()
         return found
 

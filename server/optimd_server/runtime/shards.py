@@ -11,7 +11,7 @@ from optimdpb import encodings
 from optimdpb.specs import Async, JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd_server.core.effects import Apply, Prepare
+from optimd_server.core.effects import Apply, Contribution, Prepare
 from optimd_server.optimizers import Plan
 from optimd_server.optimizers.kernels import Float32s, Float64s
 from optimd_server.state import Claim, Shard, SharedGradient, StagedGradient, piece_bounds, split_evenly
@@ -116,6 +116,23 @@ class ShardGroup:
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
         """Sums over the pieces of the layout, in order; see Shard.prepare."""
         return np.concatenate([shard.prepare(command, run) for shard in self.shards], axis=1)
+
+    @functools.cached_property
+    def trains_all(self) -> bool:
+        """Whether every element is trained: no buffers, nothing frozen."""
+        return all(shard.trains_all for shard in self.shards)
+
+    def foresight(
+        self, parts: tuple[Contribution, ...], scanned: Sequence[int]
+    ) -> Callable[[RunOnThreads], list[float]]:
+        """What scans some of these gradients and reduces them all, in one pass; see Shard.foresight."""
+        works = [shard.foresight(parts, scanned) for shard in self.shards]
+        return lambda run: [float(largest) for largest in np.stack([work(run) for work in works]).max(axis=0)]
+
+    def foreseen(self, step: int, parts: tuple[Contribution, ...]) -> None:
+        """See Shard.foreseen."""
+        for shard in self.shards:
+            shard.foreseen(step, parts)
 
     def apply(self, command: Apply, run: RunOnThreads) -> None:
         """Move every shard from command.step to command.step + 1."""

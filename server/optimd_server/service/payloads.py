@@ -149,7 +149,7 @@ async def _commit_shared(host: JobHost, push: Push, number: int) -> None:
     """Commit what lies in a shared buffer. A call that is given up before that leaves nothing committed."""
     gradient = host.adopt(push, number)
     try:
-        host.handle(PushCommitted(push, await host.scan(gradient)))
+        host.handle(PushCommitted(push, await host.scan(push, gradient)))
     except BaseException:
         host.give_up(gradient)
         raise

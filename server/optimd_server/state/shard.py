@@ -5,6 +5,7 @@ prepare() reduces and measures and changes no state; apply() steps parameters an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from optimd_server.optimizers.gradients import (
     FLOAT32,
     INT8,
     Sources,
+    reduce_and_scan_blocks,
     reduce_blocks,
 )
 from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
@@ -71,8 +73,9 @@ class Shard:
         self._wholes: dict[tuple[str, int], Float32s] = {}
         self._free: list[Float32s] = []
         self._reduced: Float32s | None = None
+        # The step, and what of, that it is the reduction of.
+        self._reduced_for: tuple[int, tuple[Contribution, ...]] | None = None
         self._kept: tuple[Float32s, ...] = ()
-        self._reduced_step = -1
         self._delay_strength = np.float32(delay[0] if delay else 0.0)
         self._past = PastVersions(delay[1], elements) if delay else None
 
@@ -80,6 +83,11 @@ class Shard:
     def elements(self) -> int:
         """Number of elements held."""
         return self.element_stop - self.element_start
+
+    @functools.cached_property
+    def trains_all(self) -> bool:
+        """Whether every element is trained: no buffers, nothing frozen."""
+        return int((self._blocks[:, 1] - self._blocks[:, 0]).sum()) == self.elements
 
     @property
     def vectors(self) -> tuple[Float32s, ...]:
@@ -113,6 +121,8 @@ class Shard:
     def drop(self, worker: str, epoch: int) -> None:
         """Forget the epoch's gradient; take its buffer back if it is one of ours. Dropping nothing is harmless."""
         self._staged.pop((worker, epoch), None)
+        if self._reduced_for and any((part.worker, part.epoch) == (worker, epoch) for part in self._reduced_for[1]):
+            self._reduced_for = None
         whole = self._wholes.pop((worker, epoch), None)
         if whole is not None:
             self._free.append(whole)
@@ -150,6 +160,33 @@ class Shard:
         run(work, count)
         return sums
 
+    def foresight(self, parts: tuple[Contribution, ...], scanned: Sequence[int]) -> Callable[[RunOnThreads], Float64s]:
+        """What reduces the gradients of these parts before anybody asked, and keeps them alive until it has run.
+
+        It returns the largest |element| of those `scanned`, whose form is float32. trains_all must hold, and neither
+        prepare() nor apply() run meanwhile. Nothing comes of the reduction without foreseen().
+        """
+        staged = [self._staged[part.worker, part.epoch] for part in parts]
+        sources = _sources_of(staged, [part.scale for part in parts])
+        reduced, places = self._room_for_reduced(), np.array(scanned, np.int64)
+        largest = np.zeros((len(self._scratch), len(places)), np.float64)
+
+        def work(thread: int, first: int, last: int) -> None:
+            scratch = self._scratch[thread]
+            reduce_and_scan_blocks(reduced, *sources, places, self._blocks, first, last, scratch, largest[thread])
+
+        def run_on(run: RunOnThreads) -> Float64s:
+            run(work, len(self._blocks))
+            assert staged
+            found: Float64s = largest.max(axis=0)
+            return found
+
+        return run_on
+
+    def foreseen(self, step: int, parts: tuple[Contribution, ...]) -> None:
+        """What was reduced last is the reduction of this step, if its round is made of just these parts."""
+        self._reduced_for = step, parts
+
     def apply(self, command: Apply, run: RunOnThreads) -> None:
         """Update parameters and slots from command.step to command.step + 1, in place."""
         step = command.step
@@ -169,7 +206,7 @@ class Shard:
             shares = self._staged_sources([(part, part.share) for part in command.contributions])
             run(self._reducer(self.parameters, shares, self._buffer_blocks), len(self._buffer_blocks))
         self.step = step + 1
-        self._reduced_step = -1
+        self._reduced_for = None
 
     def keep(self) -> None:
         """Put parameters and slots aside; nothing may be applied meanwhile. Raises MemoryError."""
@@ -184,23 +221,33 @@ class Shard:
         for vector, kept in zip(self.vectors, self._kept, strict=True):
             np.copyto(vector, kept)
         self._kept = ()
-        self.step, self._reduced_step = step, -1
+        self.step, self._reduced_for = step, None
         if self._past is not None:
             self._past.clear()
 
     def _reduce(self, command: Prepare | Apply, run: RunOnThreads) -> Sources:
         """Reduce the named gradients once for a step, unless there is nothing to reduce."""
         sources = self._sources(command)  # of a second prepare() it is the reduction itself
-        delayed = self._is_delayed(command) and self._reduced_step != command.step
+        delayed = self._is_delayed(command) and not self._is_reduced(command)
         if not delayed and sources.scales.tolist() == [1.0] and sources.forms[0] == FLOAT32:
             return sources
-        reduced = self._reduced = slab(self.elements) if self._reduced is None else self._reduced
+        reduced = self._room_for_reduced()
         if delayed:
             self._compensate(command.contributions[0], reduced, run)
         else:
             run(self._reducer(reduced, sources, self._blocks), len(self._blocks))
-        self._reduced_step = command.step
+        self._reduced_for = command.step, command.contributions
         return self._sources(command)
+
+    def _room_for_reduced(self) -> Float32s:
+        """What is in it is no reduction any more."""
+        self._reduced_for = None
+        if self._reduced is None:
+            self._reduced = slab(self.elements)
+        return self._reduced
+
+    def _is_reduced(self, command: Prepare | Apply) -> bool:
+        return self._reduced_for == (command.step, command.contributions)
 
     def _is_delayed(self, command: Prepare | Apply) -> bool:
         """Whether the round's gradient, one alone then, is to be compensated for its delay."""
@@ -222,7 +269,7 @@ class Shard:
 
     def _sources(self, command: Prepare | Apply) -> Sources:
         """What the gradient of a step is read from: its reduction if there is one, else what is staged."""
-        if self._reduced_step == command.step and self._reduced is not None:
+        if self._is_reduced(command) and self._reduced is not None:
             return _sources_of([(address_of(self._reduced), FLOAT32, self._reduced)], [1.0])
         return self._staged_sources([(part, part.scale) for part in command.contributions])
 

@@ -16,8 +16,8 @@ from optimd_server.core.effects import (
     RoundRecord,
     Status,
 )
-from optimd_server.core.events import Applied, Version
-from optimdpb.specs import SGD, ClipGlobalNorm, Linear, Sync
+from optimd_server.core.events import Applied, PushCommitted, PushOffered, Version
+from optimdpb.specs import SGD, Async, ClipGlobalNorm, Linear, Sync
 
 from tests.unit.core.conftest import LEASE_S, LINEAGE, Job
 
@@ -279,3 +279,28 @@ def test_why_not_yet_is_said_in_words(job: Job) -> None:
     job.push("w1")
     job.wait(4)
     assert job.machine.waiting_for(job.now_s) == "round 0 waits for w3 (last seen 4.0 s ago, lease 10 s)"
+
+
+def test_what_the_round_will_be_made_of_is_foreseen_when_the_last_words_come_together() -> None:
+    job = Job(consistency=Sync(3), reduction="mean").ready()
+    job.join("a", "b", "c")
+    job.auto_apply = False
+    job.push("b", weight=2.0)
+    pushes = [job.push_of("c"), job.push_of("a")]
+    rounds = job.machine.rounds
+    assert rounds.foreseen(pushes[:1]) == (), "another one is awaited"
+    assert rounds.foreseen([*pushes, job.push_of("b")]) == (), "it has spoken"
+    parts = rounds.foreseen(pushes)
+    for push in pushes:
+        job.send(PushOffered(push))
+        job.send(PushCommitted(push, 1.0))
+    (apply,) = job.commands()
+    assert apply.contributions == parts  # type: ignore[union-attr]
+    assert [(part.worker, part.scale) for part in parts] == [("a", 0.25), ("b", 0.5), ("c", 0.25)]
+    assert rounds.foreseen(pushes) == (), "the round is closing"
+
+
+def test_under_other_models_nothing_is_foreseen() -> None:
+    job = Job(consistency=Async()).ready()
+    job.join("a", "b")
+    assert job.machine.rounds.foreseen([job.push_of("a"), job.push_of("b")]) == ()
