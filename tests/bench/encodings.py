@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import optimd
-from numpy.typing import NDArray
 from optimd.encoding import encoder_of
 from optimdpb.encodings import payload_bytes
 
 from tests.bench.link import Link
 from tests.bench.pairs import Claim, Figure, turns
+from tests.bench.wire import pusher
 from tests.support.servers import ServerProcess
 
 ELEMENTS = 25_000_000
@@ -26,7 +25,7 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
     results: dict[str, Sequence[Figure | Claim]] = {}
     with ServerProcess("--no-shared-memory") as server, Link(server.address, GBIT_BYTES_PER_S) as link:
         for title, address, least in (("loopback", server.address, (1.8, 1.8)), ("1 Gbit/s", link.address, (1.8, 3.0))):
-            workers = {dtype: _push(address, title, dtype, gradient) for dtype in DTYPES}
+            workers = {dtype: pusher(address, f"{title[0]}-{dtype}", gradient, push_dtype=dtype) for dtype in DTYPES}
             found = turns(workers, ROUNDS)
             results[f"push of {ELEMENTS:,} parameters, {title}"] = [
                 *found.figures(),
@@ -36,15 +35,3 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
     sizes = {dtype: payload_bytes(encoder_of(dtype, ELEMENTS).encoding, ELEMENTS) for dtype in DTYPES}
     results["bytes of a push"] = [Claim("float32 / int8", sizes["float32"] / sizes["int8"], 3.8, False)]
     return results
-
-
-def _push(address: str, title: str, dtype: str, gradient: NDArray[np.float32]) -> Callable[[], object]:
-    worker = optimd.connect(address, job=f"{title[0]}-{dtype}", worker="w0", push_dtype=dtype, timeout_s=300)
-    frozen = [optimd.Group("*", frozen=True)]
-    worker.ensure_job({"w": np.zeros_like(gradient)}, optimd.Adam(1e-3), optimd.Async(), groups=frozen)
-    worker.pull()
-    for _ in range(2):
-        buffers = worker.gradient_buffers()
-        buffers["w"][...] = gradient
-        worker.push(buffers)
-    return lambda: worker.push(worker.gradient_buffers())

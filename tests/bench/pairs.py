@@ -62,10 +62,6 @@ class Turns:
         pairs = zip(self.times_s[name], self.times_s[other], strict=True)
         return statistics.median(mine / measure for mine, measure in pairs)
 
-    def mean_ratio(self, name: str, other: str) -> float:
-        """Of their mean times: what counts where one is now fast, now slow."""
-        return statistics.fmean(self.times_s[name]) / statistics.fmean(self.times_s[other])
-
 
 def turns(peers: dict[str, Callable[[], object]], rounds: int) -> Turns:
     """Run every peer once per round, after one round that does not count. The first peer is the measure.

@@ -57,13 +57,18 @@ def _one(address: str, empty: EmptyServer, elements: int) -> Sequence[Figure | C
     if elements <= 1_000_000:
         bound = found.median_s("torch, check + fused step") + found.median_s("two empty calls")
         return [*figures, Claim("in place / (local step + two empty calls)", found.median_s(in_place) / bound, 1.0)]
+    # Both make the same step; what is left is the way there and back, and for optimd the check of the gradient.
+    fused_s = found.median_s("torch, fused step")
+    added = {name: max(found.median_s(name) - fused_s, 1e-4) for name in ("Ray actor", in_place)}
     return [
         *figures,
         Claim("in place / check + fused step", found.ratio(in_place, "torch, check + fused step"), 1.15),
         Claim("in place / fused step", found.ratio(in_place, "torch, fused step"), 1.6),
         Claim("plain arrays / fused step", found.ratio(plain, "torch, fused step"), 2.5),
         Claim("Ray actor / in place", found.ratio("Ray actor", in_place), 6.0, at_most=False),
-        Claim("Ray actor / in place, means", found.mean_ratio("Ray actor", in_place), 6.0, at_most=False),
+        Claim(
+            "added to the fused step: Ray actor / in place", added["Ray actor"] / added[in_place], 6.0, at_most=False
+        ),
     ]
 
 

@@ -25,7 +25,8 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
     peers = {kind: Peer(kind) for kind in ("ceiling", "threaded", "plain")}
     try:
         with ServerProcess("--no-shared-memory") as server, _RawTcp() as raw:
-            moved, trained = _worker(server.address, gradient, frozen=True), _worker(server.address, gradient)
+            moved = pusher(server.address, "moved", gradient)
+            trained = pusher(server.address, "trained", gradient, frozen=False)
             target = np.empty_like(gradient)
             found = turns(
                 {
@@ -51,9 +52,11 @@ def run() -> dict[str, Sequence[Figure | Claim]]:
     return {f"push of {ELEMENTS:,} float32": [*found.figures(), *claims]}
 
 
-def _worker(address: str, gradient: Float32s, *, frozen: bool = False) -> Callable[[], object]:
+def pusher(
+    address: str, job: str, gradient: Float32s, *, frozen: bool = True, push_dtype: str = "float32"
+) -> Callable[[], object]:
     """A push; of a job that has nothing to update if frozen."""
-    worker = optimd.connect(address, job=f"wire-{frozen}", worker="w0")
+    worker = optimd.connect(address, job=job, worker="w0", push_dtype=push_dtype, timeout_s=300)
     groups = [optimd.Group("*", frozen=True)] if frozen else []
     start = {"w": np.zeros(gradient.size, np.float32)}
     worker.ensure_job(start, optimd.Adam(1e-3), optimd.Async(), groups=groups)

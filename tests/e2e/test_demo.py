@@ -17,7 +17,7 @@ def demo(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
 
 
-@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 600), ("sgdm", 300)])
+@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 600), pytest.param("sgdm", 300, marks=pytest.mark.long)])
 def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, steps: int) -> None:
     run = demo(tmp_path, "--optimizer", optimizer, "--steps", str(steps), "--json", "facts.json")
     assert run.returncode == 0, run.stderr

@@ -31,8 +31,9 @@ Float32s = NDArray[np.float32]
 Key = tuple[str, int, int]
 # As the ledger says.
 DEAD_EPOCHS_KEPT = 4096
-# Every so many events the state is compared before and after, if the event is refused.
+# Every so many events the state is compared before and after, if the event is refused; and memory is counted.
 REFUSALS_LOOKED_AT = 8
+MEMORY_LOOKED_AT = 4
 
 
 class Violation(AssertionError):
@@ -119,7 +120,8 @@ class Checkers:
             state = host.machine.state
             held = state.held
             self.openings.took(effects, self.live, state.counters.rounds_void, now_s, self._stalled_s, held)
-        self._check_memory(host)
+        if self.events % (MEMORY_LOOKED_AT * self._members_factor) == 0:
+            self._check_memory(host)
 
     def check_staged(self, host: JobHost, calling: set[str]) -> None:
         """What is staged belongs to a push that waits, or to a worker with a call on its way."""
