@@ -16,6 +16,7 @@ class LeaseKeeper:
     """Sends a heartbeat every third of a lease in the background, until stopped or refused.
 
     `local_calls`: how the server offered to be called, the last time that it was heard.
+    `renewed_s`: when the last heartbeat that was answered went out.
     `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
     reported from here: the worker's next call meets them too.
     """
@@ -27,6 +28,8 @@ class LeaseKeeper:
         self._request = pb.HeartbeatRequest(job=job, worker=worker, epoch=joined.epoch)
         self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
         self.expired = False
+        self.renewed_s = surroundings.now_s()
+        self._now_s = surroundings.now_s
         self.local_calls = joined.local_calls
         self._end = surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{worker}")
 
@@ -39,6 +42,7 @@ class LeaseKeeper:
         self._end()
 
     def _beat(self) -> bool:
+        sent_s = self._now_s()
         try:
             answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:
@@ -46,5 +50,5 @@ class LeaseKeeper:
         except OptimdError as error:
             self.expired = isinstance(error, Refused) and error.reason in ("LEASE_EXPIRED", "NOT_JOINED")
             return False
-        self.local_calls = answer.local_calls
+        self.local_calls, self.renewed_s = answer.local_calls, sent_s
         return True

@@ -37,6 +37,13 @@ class Membership:
         """Whether a heartbeat was refused because the epoch is not live any more."""
         return self._keeper is not None and self._keeper.expired
 
+    @property
+    def surely_live(self) -> bool:
+        """Whether the lease cannot have ended by now, whatever held this process up."""
+        if self._keeper is None or self._joined is None or self.expired:
+            return False
+        return self._session.surroundings.now_s() - self._keeper.renewed_s < self._joined.lease_ms / 1000
+
     def join(self) -> int:
         """Join under a fresh epoch, keep its lease, share memory if that is possible. Returns the epoch."""
         self.stop()

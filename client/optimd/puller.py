@@ -55,20 +55,35 @@ class Puller:
         header = self._pull_into(request, target)
         memory = self._membership.memory
         if header.location != pb.LOCATION_UNSPECIFIED and memory is not None:
-            shared = memory.parameters
-            views = self._buffers.copied(shared, target) if copy else self._buffers.in_place(shared)
-            return views, header.version
+            if not copy:
+                return self._buffers.in_place(memory.parameters), header.version
+            views = self._copied(memory.parameters, target)
+            if views is not None:
+                return views, header.version
+            request.shared_memory, request.worker, request.epoch = False, "", 0
+            header = self._ask(request, target)
         if copy:
             return tensors.unpack(layout, target), header.version
         self._place_version = header.version
         return self._buffers.in_place(target), header.version
 
-    def given(self, flat: Float32s, *, copy: bool) -> Parameters:
-        """Parameters that have come already: in a vector of their own, or in memory shared with the server."""
+    def given(self, flat: Float32s, *, copy: bool) -> Parameters | None:
+        """Parameters that have come already: in a vector of their own, or in memory shared with the server.
+
+        None if they may have changed meanwhile: pull them.
+        """
         memory = self._membership.memory
         if memory is None or flat is not memory.parameters:
             return tensors.unpack(self._session.layout, flat)
-        return self._buffers.copied(flat) if copy else self._buffers.in_place(flat)
+        return self._copied(flat) if copy else self._buffers.in_place(flat)
+
+    def _copied(self, shared: Float32s, target: Float32s | None = None) -> Parameters | None:
+        """A copy of shared memory, None unless it is surely of one version.
+
+        Only for the server's live members it stands still, and a process may be stopped for longer than its lease.
+        """
+        views = self._buffers.copied(shared, target)
+        return views if self._membership.surely_live else None
 
     @property
     def _buffers(self) -> ParameterBuffers:

@@ -175,9 +175,10 @@ class Worker:
         answer = self._deliver(self._prepare(gradients), weight, loss, pull=True)
         result = push_result(answer.outcome, answer.header, answer.finished)
         flat, self._pulled = self._pulled, None
-        if isinstance(answer, pb.StepResponse) and flat is not None:
+        given = None if flat is None else self._puller.given(flat, copy=copy)
+        if isinstance(answer, pb.StepResponse) and given is not None:
             self._base = answer.parameters.version
-            return StepResult(**vars(result), parameters=self._puller.given(flat, copy=copy))
+            return StepResult(**vars(result), parameters=given)
         return StepResult(**vars(result), parameters=self.pull(copy=copy))
 
     def status(self) -> JobStatus:

@@ -27,8 +27,6 @@ from optimd_server.service import Service
 
 log = logging.getLogger("optimd_server")
 
-# Frames of Python take no stack of the machine's.
-RECURSION_MAX = 100_000
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -58,8 +56,6 @@ def serve(argv: list[str]) -> int:
     # What the compiler has left is for ever: to look through it for garbage would stop all calls for 0.1 s.
     gc.collect()
     gc.freeze()
-    # Updates of small models that wait for each other are made one inside the other, as many as there are workers.
-    sys.setrecursionlimit(RECURSION_MAX)
     log.info("kernels ready in %.1f s", time.monotonic() - started_s)
     try:
         asyncio.run(_run(host, port, config, watch_stdin=options.until_stdin_closes))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from numpy.typing import DTypeLike
@@ -107,6 +108,7 @@ class JobHost:
         )
         self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
         self._commands: set[asyncio.Task[None]] = set()
+        self._small: deque[Command] = deque()
         folder = config.event_log_dir
         self._log = None if folder is None else EventLog(folder, name, spec, arguments)
 
@@ -160,11 +162,22 @@ class JobHost:
 
     def _command(self, command: Command) -> None:
         if self._one_thread:
-            self.handle(self._carry_out_now(command))
+            self._small.append(command)
+            if len(self._small) == 1:
+                self._carry_out_small()
             return
         task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
         self._commands.add(task)
         task.add_done_callback(self._commands.discard)
+
+    def _carry_out_small(self) -> None:
+        """What comes of one may ask for the next: a loop, however many pushes wait."""
+        try:
+            while self._small:
+                self.handle(self._carry_out_now(self._small[0]))
+                self._small.popleft()
+        finally:
+            self._small.clear()
 
     def _carry_out_now(self, command: Command) -> Event:
         try:
