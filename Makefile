@@ -3,7 +3,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
 GENERATE = -m grpc_tools.protoc -I optimdpb=proto/optimd --python_out=$(1) --pyi_out=$(1) proto/optimd/v1/optimd.proto
-SHARING := tests/unit tests/property tests/conformance tests/simulation tests/packaging
 DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 
 .PHONY: demo test test-long check bench docs-pictures fix proto baseline clean
@@ -11,10 +10,9 @@ DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
 
-# Those that measure nothing and time nothing share the cores; the others have the machine for themselves.
 test: .venv/stamp
-	$(BIN)/pytest -m "not long" --durations=10 -n auto --dist worksteal $(SHARING) $(ARGS)
-	$(BIN)/pytest -m "not long" --durations=10 $(filter-out $(SHARING),$(wildcard tests/*)) $(ARGS)
+	$(BIN)/pytest -m "not long and not alone" --durations=10 -n auto --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS)
 
 test-long: .venv/stamp
 	$(BIN)/pytest -m long --durations=10 $(ARGS)

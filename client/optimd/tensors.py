@@ -38,7 +38,13 @@ def layout_of(
 
 def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:
     """Copy arrays of the layout's shapes into a flat vector, converting to float32; some may lie there already."""
-    gather(flat, [arrays[name] for name in layout.names])
+    sources = [arrays[name] for name in layout.names]
+    for place, source in enumerate(sources):
+        if source.base is not None and np.may_share_memory(flat, source):
+            own = flat[layout.slices[place]]
+            if not source.flags.c_contiguous or source.ctypes.data != own.ctypes.data:
+                sources[place] = source.copy()  # it would be written to before it is read
+    gather(flat, sources)
 
 
 def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:

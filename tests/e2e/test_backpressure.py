@@ -20,6 +20,8 @@ from tests.e2e.scene import eventually, until_bytes
 from tests.support.calls import RawClient, push_header, push_messages, reason_of
 from tests.support.servers import ThreadServer
 
+pytestmark = pytest.mark.alone
+
 LAYOUT = Layout((Tensor("w", (1000,)),))
 GRADIENT = np.full(1000, 0.5, np.float32)
 START = np.zeros(1000, np.float32)

@@ -18,6 +18,8 @@ from tests.support.chaos import JOB, ChaosWorker, Report, accuracy, check_books
 from tests.support.proxy import Proxy
 from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.alone
+
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 LEASE_S = 2.0

@@ -15,6 +15,8 @@ from optimd_server.runtime import ServerConfig
 from tests.e2e.scene import eventually
 from tests.support.servers import ThreadServer
 
+pytestmark = pytest.mark.alone
+
 ELEMENTS = 100_000
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import optimd
+import pytest
 
 from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.alone
 
 TENSORS = 2_000
 # 3 large ones of 40 MB, the rest of all sizes around 90 kB, odd on purpose; about 300 MB in all.

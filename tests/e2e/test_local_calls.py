@@ -17,6 +17,7 @@ import pytest
 from optimd.transport import CallLost
 from optimd.transport import local as client_local
 from optimd.transport.local import LocalConnection
+from optimd.transport.shared import connect
 from optimd_server.runtime import ServerConfig
 from optimd_server.service import local as server_local
 from optimdpb import local as frames
@@ -26,6 +27,8 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
 from tests.support.servers import ServerProcess, ThreadServer
+
+pytestmark = pytest.mark.alone
 
 ELEMENTS = 1_000
 LEASE_S = 1.0
@@ -149,12 +152,47 @@ BAD_FRAMES: list[tuple[str, bytes]] = [
 ]
 
 
+def ended(connection: socket.socket) -> bool:
+    try:
+        return connection.recv(1 << 20) == b""
+    except ConnectionResetError:  # the server had not read all that was sent
+        return True
+
+
+def test_a_frame_that_does_not_come_ends_the_connection(server: ThreadServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_local, "FRAME_S_MAX", 0.2)
+    with joined(server.address) as worker, raw(worker) as connection:
+        assert connection.recv(1) == b"\0"
+        connection.sendall(framed("Step", step_request(worker))[:-1])
+        assert ended(connection)
+
+
+def call_and_call(connection: socket.socket) -> None:
+    frame = framed("n" * 255, b"")  # its refusal is larger than the call
+    for _ in range(100_000):
+        connection.sendall(frame)
+        time.sleep(0.0005)
+
+
+def test_who_reads_no_answer_gets_no_other(server: ThreadServer) -> None:
+    """What the server holds for a worker is one answer at most."""
+    with joined(server.address) as worker, raw(worker) as connection:
+        assert connection.recv(1) == b"\0"
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        local, before = server._service._handover.local, 2
+        assert server.on_loop(lambda: len(local._connections)) == before
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            call_and_call(connection)
+        eventually(lambda: server.on_loop(lambda: len(local._connections)) == before - 1, "its end")
+        assert worker.step(gradient()).status == "applied"
+
+
 @pytest.mark.parametrize("frame", [row[1] for row in BAD_FRAMES], ids=[row[0] for row in BAD_FRAMES])
 def test_what_is_no_frame_ends_the_connection(server: ThreadServer, frame: bytes) -> None:
     with joined(server.address) as worker, raw(worker) as connection:
         assert connection.recv(1) == b"\0"
         connection.sendall(frame)
-        assert connection.recv(1) == b""
+        assert ended(connection)
         assert worker.step(gradient()).status == "applied", "others go on"
 
 
@@ -305,16 +343,50 @@ def _step_in_child(worker: optimd.Worker, results: Any) -> None:
         results.put(type(error).__name__)
 
 
-def test_a_forked_child_is_told_so_and_the_parent_goes_on(server: ThreadServer) -> None:
+@pytest.mark.parametrize("is_open", [True, False], ids=["open", "closed"])
+def test_a_forked_child_is_told_so_and_the_parent_goes_on(server: ThreadServer, is_open: bool) -> None:
+    """Also if the connection was broken at the fork: the child would push in the parent's name."""
     with joined(server.address) as worker:
+        if not is_open:
+            transport: Any = worker._session.transport
+            transport._local.close()
         context = multiprocessing.get_context("fork")
         results = context.Queue()
         child = context.Process(target=_step_in_child, args=(worker, results))
         child.start()
         assert results.get(timeout=30) == "ForkedWorker"
         child.join(30)
-        assert worker.step(gradient()).status == "applied"
+        assert worker.step(gradient()).global_step == 1
         assert is_local(worker)
+
+
+def _stay(over: Any) -> None:
+    over.wait(60)
+
+
+def test_a_call_given_up_ends_though_a_child_has_its_descriptor(server: ThreadServer) -> None:
+    with joined(server.address, "w0", 2) as worker:
+        context = multiprocessing.get_context("fork")
+        over = context.Event()
+        child = context.Process(target=_stay, args=(over,))
+        child.start()
+        transport: Any = worker._session.transport
+        local = server._service._handover.local
+        transport._local.close()
+        eventually(lambda: server.on_loop(lambda: not local._connections), "its end")
+        over.set()
+        child.join(30)
+
+
+def test_many_who_come_at_once_wait_their_turn() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind("\0optimd-test-queue")
+        listener.listen(0)
+        with connect("optimd-test-queue"):  # the queue is full
+            thread, accepted = in_thread(lambda: (time.sleep(0.3), listener.accept()[0])[1])
+            with connect("optimd-test-queue"):
+                thread.join(10)
+                accepted[0].close()
 
 
 def test_a_server_elsewhere_is_called_by_grpc_and_tried_once(

@@ -33,6 +33,8 @@ from tests.support import mixed
 from tests.support.calls import RawClient
 from tests.support.servers import ServerProcess
 
+pytestmark = pytest.mark.alone
+
 KINDS = ("in place", "copies", "by hand")
 SAMPLE_S = 1.0
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.support.parked import park
 from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.alone
 
 WORKERS = 1000
 THREADS_MORE_MAX = 8

@@ -28,6 +28,8 @@ from tests.e2e.scene import eventually
 from tests.support.servers import ServerProcess, ThreadServer
 from tests.support.trainer import Part, Trainer
 
+pytestmark = pytest.mark.alone
+
 Float32s = NDArray[np.float32]
 # Odd, so that shards and threads meet at odd places.
 LAYOUT = Layout((Tensor("w", (70_001,)), Tensor("b", (7,))))

@@ -13,6 +13,8 @@ from optimd_server.runtime import ServerConfig
 from tests.support.proxy import Proxy
 from tests.support.servers import ThreadServer
 
+pytestmark = pytest.mark.alone
+
 WORKERS = 4
 ELEMENTS = 60_000
 START = {"w": np.zeros(ELEMENTS, np.float32)}

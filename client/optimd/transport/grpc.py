@@ -89,6 +89,7 @@ class GrpcTransport:
 
     def open_local(self, offer: pb.LocalCalls) -> None:
         """See Transport.open_local."""
+        self._check_process()
         self._local = LocalConnection(offer)
 
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
@@ -107,6 +108,7 @@ class GrpcTransport:
         else:
             data = payload.whole()
             request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
+        self._check_process()
         if self._local is not None and not self._local.closed:
             response = pb.StepResponse.FromString(self._local.call("Step", request, timeout_s))
         else:
@@ -153,11 +155,14 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise failure_of(error.code(), error.details() or "", _status_of(error)) from error
 
+    def _check_process(self) -> None:
+        if self._channel is not None and self._pid != os.getpid():
+            raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
+
     def _method(self, name: str) -> Callable[..., Any]:
         if self._channel is None:
             self._channel, self._pid = grpc.insecure_channel(self._address, options=_OPTIONS), os.getpid()
-        elif self._pid != os.getpid():
-            raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
+        self._check_process()
         if name not in self._methods:
             rpc = self._rpcs[name]
             kinds = {(False, False): "unary_unary", (True, False): "stream_unary", (False, True): "unary_stream"}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 
 from optimdpb import local
-from optimdpb.errors import ForkedWorker
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.transport.base import CallLost
@@ -16,7 +17,7 @@ RECEIVE_BYTES = 1 << 16
 
 
 class LocalConnection:
-    """One call after the other, in the process that made it. `closed`: it broke, or a call was given up."""
+    """One call after the other; belongs to the process that made it. `closed`: it broke, or a call was given up."""
 
     def __init__(self, offer: pb.LocalCalls) -> None:
         """Raises CallLost where the server is not on this machine, or takes no more connections."""
@@ -38,8 +39,6 @@ class LocalConnection:
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """The response. timeout_s: how long each way may be silent. Raises Refused, CallLost, CallThrottled."""
-        if self._pid != os.getpid():
-            raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(b"".join(local.request(method, request)))
@@ -57,6 +56,9 @@ class LocalConnection:
     def close(self) -> None:
         """End it; harmless when closed. In a forked child the parent's connection goes on."""
         self.closed = True
+        if self._pid == os.getpid():  # to the server it ends now, whoever has inherited the descriptor
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _receive(self) -> bytes:

@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 Float32s = NDArray[np.float32]
 
 CONNECT_S_MAX = 5.0
+KNOCK_S = 0.01
 DESCRIPTORS_MAX = 8
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 
@@ -60,12 +62,26 @@ def connect(name: str) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(CONNECT_S_MAX)
-        connection.connect(f"\0{name}")
+        _knock(connection, f"\0{name}")
     except OSError as error:
         connection.close()
         message = f"the server is not on this machine, or in another network namespace: {error}"
         raise ConnectionError(message) from error
     return connection
+
+
+def _knock(connection: socket.socket, address: str) -> None:
+    """Connect; many may come at once, and a unix socket whose queue is full says so at once."""
+    until_s = time.monotonic() + CONNECT_S_MAX
+    while True:
+        try:
+            connection.connect(address)
+        except BlockingIOError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(KNOCK_S)
+        else:
+            return
 
 
 def _connect(name: str) -> socket.socket:

@@ -6,7 +6,7 @@ import numpy as np
 from optimdpb.kernels import round_to_bfloat16
 
 from optimd_server.optimizers import RULES
-from optimd_server.optimizers.gradients import FLOAT32, Sources, reduce_blocks
+from optimd_server.optimizers.gradients import FLOAT32, Sources, reduce_and_scan_blocks, reduce_blocks
 from optimd_server.optimizers.kernels import (
     BLOCK_ELEMENTS,
     magnitude_max,
@@ -28,6 +28,8 @@ def compile_kernels() -> None:
     magnitude_max_of_blocks(np.zeros(5, np.uint8))
     round_to_bfloat16(gradient, np.empty(1, np.uint16))
     reduce_blocks(np.empty(1, np.float32), *sources, blocks, 0, 1, scratch)
+    places, largest = np.zeros(1, np.int64), np.zeros(1)
+    reduce_and_scan_blocks(np.empty(1, np.float32), *sources, places, blocks, 0, 1, scratch, largest)
     piece_squares(*sources, pieces, 0, 1, scratch, np.zeros(1))
     for rule in RULES:
         slots = np.zeros((len(rule.slots), 1), np.float32)

@@ -76,6 +76,7 @@ class Scans:
                     batch, self._waiting = batch[:1], batch[1:] + self._waiting
                     values = batch[0].gradient.values
                     batch[0].settle(await asyncio.to_thread(magnitude_max_on, values, self._run))
+                    await asyncio.sleep(0)  # its call commits now: the round awaits one less
             except Exception as error:  # of the server's own: every call that waits for it ends
                 for each in batch:
                     if not each.found.done():
@@ -91,7 +92,10 @@ class Scans:
             if not parts:
                 return False
             places, step = {part.worker: place for place, part in enumerate(parts)}, self._step()
-            work = self._shards.foresight(parts, [places[each.push.worker] for each in batch])
+            try:
+                work = self._shards.foresight(parts, [places[each.push.worker] for each in batch])
+            except MemoryError:  # there is room for the gradients, and none for their sum
+                return False
             largest = await asyncio.to_thread(work, self._run)
             # Another attempt may bring other numbers under the same seq.
             if not any(each.gradient.closed for each in batch):

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 TOKEN_S = 10.0
 # Connections in hand; more are closed at once. Each takes a few milliseconds.
-CONNECTIONS_MAX = 64
+CONNECTIONS_MAX = 1024
 ACCEPT_PAUSE_S = 0.1
 
 

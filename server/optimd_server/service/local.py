@@ -7,7 +7,6 @@ are described in the contract at LocalCalls.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import socket
 from collections.abc import Mapping
@@ -21,6 +20,8 @@ from optimd_server.service.errors import status_of
 TOKEN_BYTES = 16
 # Connections beyond them are closed at once; their workers go on by gRPC.
 CONNECTIONS_MAX = 1024
+# How long a frame may be on its way, and the last answer after the end.
+FRAME_S_MAX = 10.0
 
 
 class LocalServer:
@@ -62,6 +63,7 @@ class _Connection(asyncio.Protocol):
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
+        self._deadline: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
         self.draining = False
 
@@ -74,33 +76,54 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The client has given up, or is gone: so is its call."""
         self._connections.discard(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
         if self.task is not None:
             self.task.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         size = local.size_of(self._received)
-        if size is None:
-            return
-        if size > local.BYTES_MAX or len(self._received) > local.SIZE_BYTES + size or self.task is not None:
-            self.end()
-        elif len(self._received) == local.SIZE_BYTES + size and not self.draining:
+        arrived = size is not None and len(self._received) >= local.SIZE_BYTES + size
+        if self._is_foul(size):
+            self._abort()
+        elif not arrived:
+            self._wait_for_rest()
+        elif not self.draining:
             request, self._received = bytes(self._received), bytearray()
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
             self.task = asyncio.get_running_loop().create_task(self._answer(request))
+
+    def _is_foul(self, size: int | None) -> bool:
+        """A call before the last one is answered and read, or one that is too large, or followed by more."""
+        assert self._transport is not None
+        if self.task is not None or self._transport.get_write_buffer_size():
+            return True
+        return size is not None and (size > local.BYTES_MAX or len(self._received) > local.SIZE_BYTES + size)
+
+    def _wait_for_rest(self) -> None:
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().call_later(FRAME_S_MAX, self._abort)
 
     def end(self) -> None:
         """Close it once what was written is out."""
         if self._transport is not None:
             self._transport.close()
+            asyncio.get_running_loop().call_later(FRAME_S_MAX, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     async def _answer(self, request: bytes) -> None:
         try:
             response = await self._call(request)
         finally:
             self.task = None
-        if self._transport is not None:
-            with contextlib.suppress(OSError):
-                self._transport.writelines(response)
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(response))
 
     async def _call(self, request: bytes) -> list[bytes]:
         name, message = local.request_of(request)

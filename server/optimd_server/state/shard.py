@@ -121,7 +121,8 @@ class Shard:
     def drop(self, worker: str, epoch: int) -> None:
         """Forget the epoch's gradient; take its buffer back if it is one of ours. Dropping nothing is harmless."""
         self._staged.pop((worker, epoch), None)
-        if self._reduced_for and any((part.worker, part.epoch) == (worker, epoch) for part in self._reduced_for[1]):
+        reduced_for = self._reduced_for
+        if reduced_for and any((part.worker, part.epoch) == (worker, epoch) for part in reduced_for[1]):
             self._reduced_for = None
         whole = self._wholes.pop((worker, epoch), None)
         if whole is not None:

@@ -120,3 +120,25 @@ def test_what_lies_there_already_stays(elements: int) -> None:
     assert (target[100:200] == -1.0).all()
     target[100:200] = np.arange(100, 200)
     assert target.tobytes() == np.arange(elements, dtype=np.float32).tobytes()
+
+
+def test_what_lies_in_the_buffer_in_another_order_is_sent_as_meant() -> None:
+    """A gradient made of views of the very buffer that it is packed into."""
+    layout = Layout((Tensor("a", (3, 3)), Tensor("b", (3, 3)), Tensor("c", (9,))))
+    values = np.arange(27, dtype=np.float32)
+    cases = {
+        "transposed": lambda g: {**g, "a": g["a"].T},
+        "reversed": lambda g: {**g, "c": g["c"][::-1]},
+        "swapped": lambda g: {**g, "a": g["b"], "b": g["a"]},
+        "shifted": lambda g: {**g, "a": g["b"], "b": g["c"].reshape(3, 3), "c": g["a"].reshape(9)},
+        "the same": lambda g: {"a": g["a"][:], "b": g["b"].copy(), "c": g["c"]},
+    }
+    for name, case in cases.items():
+        buffers = GradientBuffers(layout)
+        views = buffers.views()
+        for start, view in zip((0, 9, 18), views.values(), strict=True):
+            view[...] = values[start : start + 9].reshape(view.shape)
+        meant = case(views)
+        expected = np.concatenate([meant[key].ravel() for key in ("a", "b", "c")])
+        assert buffers.whole(meant) is None
+        assert buffers.put(meant, None).tolist() == expected.tolist(), name
