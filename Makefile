@@ -12,7 +12,7 @@ demo: .venv/stamp
 
 test: .venv/stamp
 	$(BIN)/pytest -m "not long and not alone" --durations=10 -n auto --dist worksteal $(ARGS)
-	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS)
+	$(BIN)/pytest -m "not long and alone" --durations=10 tests/e2e $(ARGS)
 
 test-long: .venv/stamp
 	$(BIN)/pytest -m long --durations=10 $(ARGS)

@@ -17,13 +17,20 @@ def demo(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=110, check=False)
 
 
-@pytest.mark.parametrize(("optimizer", "steps"), [("adam", 600), pytest.param("sgdm", 300, marks=pytest.mark.long)])
-def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, steps: int) -> None:
+@pytest.mark.parametrize(
+    ("optimizer", "steps", "least"),
+    [
+        ("adam", 150, 0.9),
+        pytest.param("adam", 600, 0.96, marks=pytest.mark.long),
+        pytest.param("sgdm", 300, 0.96, marks=pytest.mark.long),
+    ],
+)
+def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, steps: int, least: float) -> None:
     run = demo(tmp_path, "--optimizer", optimizer, "--steps", str(steps), "--json", "facts.json")
     assert run.returncode == 0, run.stderr
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert facts.keys() == {"accuracy", "global_step", "seconds", "steps_per_s", "workers", "optimizer"}
-    assert facts["accuracy"] >= 0.96
+    assert facts["accuracy"] >= least
     assert (facts["global_step"], facts["workers"], facts["optimizer"]) == (steps, 4, optimizer)
     assert facts["steps_per_s"] == pytest.approx(steps / facts["seconds"], rel=0.01)
     picture = tmp_path / "optimd-demo.png"
@@ -32,15 +39,15 @@ def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, step
 
 
 def test_it_compares_rules_from_the_same_start(tmp_path: Path) -> None:
-    rules = ["adam", "sgdm", "swats"]
-    run = demo(tmp_path, "--compare", ",".join(rules), "--steps", "200", "--json", "facts.json", "--plot", "c.png")
+    rules = ["adam", "swats"]
+    run = demo(tmp_path, "--compare", ",".join(rules), "--steps", "100", "--json", "facts.json", "--plot", "c.png")
     assert run.returncode == 0, run.stderr
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert [fact["optimizer"] for fact in facts] == rules
-    assert all(fact["accuracy"] >= 0.9 and fact["global_step"] == 200 for fact in facts)
+    assert all(fact["accuracy"] >= 0.8 and fact["global_step"] == 100 for fact in facts)
     assert (tmp_path / "c.png").read_bytes().startswith(PNG)
     for rule in rules:
-        assert any(rule in line and "200" in line for line in run.stdout.splitlines()), run.stdout
+        assert any(rule in line and "100" in line for line in run.stdout.splitlines()), run.stdout
 
 
 def test_every_rule_of_the_demo_is_served() -> None:

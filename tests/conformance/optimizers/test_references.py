@@ -24,7 +24,7 @@ from tests.conformance.optimizers.peers import (
 )
 from tests.conformance.optimizers.rows import ROWS, Row
 
-SETS, SETS_SHORT = 100, 6
+SETS, SETS_SHORT = 100, 3
 ERROR_RATIO_MAX = 1.5
 # What float64 may differ by, relative to the way travelled. torch keeps the product of NAdam's mu in float32.
 FLOAT64_RELATIVE = 1e-7
