@@ -14,7 +14,7 @@ from tests.bench.wire import pusher
 from tests.support.servers import ServerProcess
 
 ELEMENTS = 25_000_000
-ROUNDS = 7
+ROUNDS = 11
 GBIT_BYTES_PER_S = 125e6
 DTYPES = ("float32", "bfloat16", "int8")
 
