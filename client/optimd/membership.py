@@ -83,8 +83,8 @@ class Membership:
             self.memory = session.transport.share_memory(request, socket, session.layout.elements)
         except NotShared as why:
             self._why_not = str(why)
-        self.open_calls()
         self._tell()
+        self.open_calls()
 
     def _tell(self) -> None:
         """Let the server know how payloads travel."""

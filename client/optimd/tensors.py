@@ -51,7 +51,7 @@ def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]
     """Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or not float32."""
     if tuple(gradients) == layout.names and _fit(layout, list(gradients.values())):
         return
-    names = {tensor.name for tensor in layout.tensors}
+    names = set(layout.names)
     if gradients.keys() != names:
         _refuse_names(layout, gradients, names)
     for tensor in layout.tensors:

@@ -31,12 +31,12 @@ def size_of(received: bytes | bytearray) -> int | None:
     return int(_SIZE.unpack_from(received)[0]) if len(received) >= SIZE_BYTES else None
 
 
-def request_of(frame: bytes) -> tuple[str, bytes]:
+def request_of(frame: bytes | bytearray) -> tuple[str, bytes]:
     """Method and message of a whole frame; of a malformed one a name that no method has."""
     name_stop = SIZE_BYTES + 1 + (frame[SIZE_BYTES] if len(frame) > SIZE_BYTES else 0)
-    return frame[SIZE_BYTES + 1 : name_stop].decode(errors="replace"), frame[name_stop:]
+    return frame[SIZE_BYTES + 1 : name_stop].decode(errors="replace"), bytes(memoryview(frame)[name_stop:])
 
 
-def response_of(body: bytes) -> tuple[bool, bytes]:
-    """Whether what follows the size is an answer, and its message; else the bytes of a google.rpc.Status."""
-    return body[:1] == _OK, body[1:]
+def response_of(frame: bytes | bytearray) -> tuple[bool, bytes]:
+    """Whether a whole frame is an answer, and its message; else the bytes of a google.rpc.Status."""
+    return frame[SIZE_BYTES : SIZE_BYTES + 1] == _OK, bytes(memoryview(frame)[SIZE_BYTES + 1 :])

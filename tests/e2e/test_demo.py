@@ -38,16 +38,23 @@ def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, step
     assert f"picture: {picture}\n" in run.stdout
 
 
-def test_it_compares_rules_from_the_same_start(tmp_path: Path) -> None:
-    rules = ["adam", "swats"]
-    run = demo(tmp_path, "--compare", ",".join(rules), "--steps", "100", "--json", "facts.json", "--plot", "c.png")
+@pytest.mark.parametrize(
+    ("rules", "steps", "least"),
+    [
+        (["adam", "swats"], 100, 0.8),
+        pytest.param(["adam", "sgdm", "swats"], 200, 0.9, marks=pytest.mark.long),
+    ],
+)
+def test_it_compares_rules_from_the_same_start(tmp_path: Path, rules: list[str], steps: int, least: float) -> None:
+    arguments = ["--compare", ",".join(rules), "--steps", str(steps), "--json", "facts.json", "--plot", "c.png"]
+    run = demo(tmp_path, *arguments)
     assert run.returncode == 0, run.stderr
     facts = json.loads((tmp_path / "facts.json").read_text())
     assert [fact["optimizer"] for fact in facts] == rules
-    assert all(fact["accuracy"] >= 0.8 and fact["global_step"] == 100 for fact in facts)
+    assert all(fact["accuracy"] >= least and fact["global_step"] == steps for fact in facts)
     assert (tmp_path / "c.png").read_bytes().startswith(PNG)
     for rule in rules:
-        assert any(rule in line and "100" in line for line in run.stdout.splitlines()), run.stdout
+        assert any(rule in line and str(steps) in line for line in run.stdout.splitlines()), run.stdout
 
 
 def test_every_rule_of_the_demo_is_served() -> None:

@@ -8,62 +8,32 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optimd
 import pytest
-from numpy.typing import NDArray
 from optimd_server.runtime import ServerConfig, sharing
 from optimd_server.service import handover
 from optimd_server.state import shared as server_memory
-from optimdpb.specs import Adam, JobSpec, Layout, Sync, Tensor
+from optimdpb.specs import Adam, JobSpec, Sync
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
+from tests.e2e.shared import LAYOUT, START, config, gradient, in_place, joined, named, shares
 from tests.support.servers import ServerProcess, ThreadServer
-from tests.support.trainer import Part, Trainer
+from tests.support.trainer import Trainer
 
 pytestmark = pytest.mark.alone
-
-Float32s = NDArray[np.float32]
-# Odd, so that shards and threads meet at odd places.
-LAYOUT = Layout((Tensor("w", (70_001,)), Tensor("b", (7,))))
-START = np.linspace(-1, 1, LAYOUT.elements).astype(np.float32)
-LEASE_S = 1.0
-
-
-def named(flat: Float32s) -> dict[str, Float32s]:
-    return {"w": flat[:70_001], "b": flat[70_001:]}
-
-
-def gradient(*seed: int) -> Float32s:
-    return np.random.default_rng(seed).standard_normal(LAYOUT.elements).astype(np.float32)
-
-
-def config(**fields: Any) -> ServerConfig:
-    return ServerConfig(**{"threads": 2, "lease_s": LEASE_S, "tick_interval_s": 0.05, **fields})
 
 
 @pytest.fixture
 def server() -> Iterator[ThreadServer]:
     with ThreadServer(config()) as running:
         yield running
-
-
-def joined(address: str, name: str = "w0", model: Any = None, **options: Any) -> optimd.Worker:
-    worker = optimd.connect(address, job="j", worker=name, **options)
-    worker.ensure_job(named(START), optimd.Adam(0.01), model or optimd.Sync(1))
-    worker.pull(copy=False)
-    return worker
-
-
-def shares(worker: optimd.Worker) -> bool:
-    return worker._membership.memory is not None
 
 
 def transport_of(worker: optimd.Worker) -> tuple[str, str]:
@@ -114,13 +84,7 @@ WITHOUT: list[tuple[str, ServerConfig, tuple[Any, str, Any] | None, str, str]] =
     ("full", config(), (sharing.JobSharing, "make", None), "unix_socket", "no memory to share"),
     ("no unix socket", config(), (handover.Handover, "start", lambda self: None), "grpc", "no unix socket"),
     ("memory without seals", config(), (server_memory, "fcntl", NoSeals), "unix_socket", "sealed with"),
-    (
-        "handed over too late",
-        config(),
-        (handover, "TOKEN_S", 0.0),
-        "grpc, unix_socket",
-        "",
-    ),
+    ("handed over too late", config(), (handover, "TOKEN_S", 0.0), "grpc, unix_socket", ""),
 ]
 
 
@@ -154,116 +118,6 @@ def test_without_it_everything_goes_on(
         assert why in said[1]
 
 
-Run = Callable[[optimd.Worker, int, int], Any]
-
-
-def in_place(worker: optimd.Worker, step: int, index: int) -> Any:
-    buffers = worker.gradient_buffers()
-    for name, values in named(gradient(step, index)).items():
-        buffers[name][...] = values
-    return worker.step(buffers, weight=1.0 + index, copy=False)
-
-
-def plain(worker: optimd.Worker, step: int, index: int) -> Any:
-    return worker.step(named(gradient(step, index)), weight=1.0 + index)
-
-
-def push_then_pull(worker: optimd.Worker, step: int, index: int) -> Any:
-    result = worker.push(named(gradient(step, index)), weight=1.0 + index)
-    worker.pull(copy=bool(step % 2))
-    return result
-
-
-PATHS: list[tuple[str, dict[str, Any], Run, str]] = [
-    ("shared memory, in place", {}, in_place, "shared"),
-    ("shared memory, plain arrays", {}, plain, "shared"),
-    ("shared memory, push and pull", {}, push_then_pull, "shared"),
-    ("gRPC streams", {"shared_memory": False, "step_bytes_max": 1000}, plain, "grpc"),
-    ("gRPC streams, in place", {"shared_memory": False, "step_bytes_max": 1000}, in_place, "grpc"),
-    ("unary Step", {"shared_memory": False}, plain, "grpc"),
-    ("unary Step over the unix socket", {"inline_bytes_max": 1 << 20}, plain, "unix socket"),
-]
-
-
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize(("settings", "run", "path"), [row[1:] for row in PATHS], ids=[row[0] for row in PATHS])
-def test_the_same_bits_by_every_way(settings: dict[str, Any], run: Run, path: str, shards: int) -> None:
-    """P1 across transports: parameters and slots of two workers' rounds, against one process."""
-    steps, workers = 8, 2
-    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(2)), START)
-    for step in range(steps):
-        expected.round([Part(f"w{i}", 1.0 + i, gradient(step, i)) for i in range(workers)])
-    failed: list[BaseException] = []
-
-    def train(server: ThreadServer, index: int) -> None:
-        try:
-            with joined(server.address, f"w{index}", optimd.Sync(2)) as worker:
-                assert shares(worker) == (path == "shared")
-                assert worker._session.transport.is_local == (path != "grpc")
-                for step in range(steps):
-                    result = run(worker, step, index)
-                    assert (result.status, result.global_step) == ("applied", step + 1)
-        except BaseException as error:
-            failed.append(error)
-
-    with ThreadServer(config(shards=shards, one_thread_bytes_max=0, lease_s=30.0, **settings)) as server:
-        threads = [threading.Thread(target=train, args=(server, index)) for index in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert not failed, failed
-        parameters, slots = server.vectors("j")
-    assert parameters.tobytes() == expected.parameters.tobytes()
-    assert slots.tobytes() == expected.slots.tobytes()
-
-
-@pytest.mark.parametrize("bad", [False, True], ids=["good", "one is not finite"])
-def test_gradients_that_come_together_are_read_once(bad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan makes the reduction, where it can: the bits are those of one process all the same."""
-    monkeypatch.setattr("optimd_server.runtime.scans.TURNS", 5_000)
-    workers, steps = 3, 4
-    expected = Trainer(JobSpec(LAYOUT, Adam(0.01), Sync(3)), START)
-    barrier = threading.Barrier(workers)
-    failed: list[BaseException] = []
-
-    def spoilt(step: int, index: int) -> bool:
-        return bad and step == 1 and index == 1
-
-    def train(server: ThreadServer, index: int) -> None:
-        try:
-            with joined(server.address, f"w{index}", optimd.Sync(3)) as worker:
-                for step in range(steps):
-                    buffers = worker.gradient_buffers()
-                    for name, values in named(gradient(step, index)).items():
-                        buffers[name][...] = values
-                    if spoilt(step, index):
-                        buffers["b"][3] = np.nan
-                    barrier.wait(30)
-                    result = worker.step(buffers, weight=1.0 + index, copy=False)
-                    assert result.status == ("rejected" if spoilt(step, index) else "applied")
-                barrier.wait(30)
-        except BaseException as error:
-            barrier.abort()
-            failed.append(error)
-
-    with ThreadServer(config(shards=2, one_thread_bytes_max=0, lease_s=30.0)) as server:
-        threads = [threading.Thread(target=train, args=(server, index)) for index in range(workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert not failed, failed
-        together = server.host("j").scans.together
-        parameters, slots = server.vectors("j")
-    for step in range(steps):
-        parts = [Part(f"w{i}", 1.0 + i, gradient(step, i)) for i in range(workers) if not spoilt(step, i)]
-        expected.round(parts)
-    assert together >= 1
-    assert parameters.tobytes() == expected.parameters.tobytes()
-    assert slots.tobytes() == expected.slots.tobytes()
-
-
 MODELS = [optimd.Async(), optimd.Ssp(3), optimd.Sync(2, quorum=1), optimd.Sync(2, round_timeout_s=0.01, workers_min=1)]
 
 
@@ -281,33 +135,6 @@ def test_what_a_worker_reads_in_place_stands_still(server: ThreadServer, model: 
         assert not held["w"].flags.writeable
         fresh = first.pull(copy=False)
         assert not np.array_equal(fresh["w"], before["w"])
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["copy", "stream"])
-@pytest.mark.parametrize("elements", [100_000, 900_000])
-def test_what_is_read_is_one_version(shared: bool, elements: int) -> None:
-    """Everybody adds the same to every element, in many short updates: no two elements ever differ."""
-    with ThreadServer(config(shared_memory=shared, lease_s=30.0)) as server:
-        failed: list[BaseException] = []
-
-        def train(index: int) -> None:
-            try:
-                dtypes = {"pull_dtype": "bfloat16"} if index == 1 else {}
-                with optimd.connect(server.address, job="j", worker=f"w{index}", **dtypes) as worker:
-                    worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Async())
-                    worker.pull()
-                    for _ in range(20):
-                        parameters = worker.step({"w": np.ones(elements, np.float32)}).parameters["w"]
-                        assert parameters.min() == parameters.max()
-            except BaseException as error:
-                failed.append(error)
-
-        threads = [threading.Thread(target=train, args=(index,)) for index in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-        assert not failed, failed
 
 
 def test_in_sync_nothing_is_copied(server: ThreadServer) -> None:

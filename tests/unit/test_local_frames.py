@@ -21,7 +21,7 @@ def test_an_answer_is_what_it_was(message: bytes) -> None:
     for made, answered in ((local.response, True), (local.refusal, False)):
         frame = b"".join(made(message))
         assert local.size_of(frame) == len(frame) - local.SIZE_BYTES
-        assert local.response_of(frame[local.SIZE_BYTES :]) == (answered, message)
+        assert local.response_of(frame) == (answered, message)
 
 
 def test_the_bytes_are_those_of_the_contract() -> None:
@@ -33,9 +33,11 @@ def test_the_bytes_are_those_of_the_contract() -> None:
 @given(frame=st.binary(max_size=40))
 def test_any_bytes_are_some_request(frame: bytes) -> None:
     """Nothing is raised: what is malformed has a name that no method has, or a message that is refused."""
-    if local.size_of(frame) is not None:
-        name, message = local.request_of(frame)
-        assert len(name.encode("utf-8", "replace")) + len(message) >= 0
+    name, message = local.request_of(frame)
+    behind_length = frame[local.SIZE_BYTES + 1 :]
+    length = frame[local.SIZE_BYTES] if len(frame) > local.SIZE_BYTES else 0
+    assert message == behind_length[length:]
+    assert name == behind_length[:length].decode(errors="replace")
 
 
 def test_a_size_needs_four_bytes() -> None:

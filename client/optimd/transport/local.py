@@ -61,11 +61,11 @@ class LocalConnection:
                 self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
-    def _receive(self) -> bytes:
+    def _receive(self) -> bytearray:
         received = bytearray(self._some())
         while (size := local.size_of(received)) is None or len(received) < local.SIZE_BYTES + size:
             received += self._some()
-        return bytes(received[local.SIZE_BYTES :])
+        return received
 
     def _some(self) -> bytes:
         data = self._socket.recv(RECEIVE_BYTES)

@@ -68,6 +68,8 @@ class Scans:
 
     async def _work(self) -> None:
         for _ in range(TURNS):
+            if self._parts(self._waiting):  # nobody else is awaited
+                break
             await asyncio.sleep(0)
         while self._waiting:
             batch, self._waiting = [each for each in self._waiting if not each.found.done()], []

@@ -90,7 +90,7 @@ class _Connection(asyncio.Protocol):
         elif not arrived:
             self._wait_for_rest()
         elif not self.draining:
-            request, self._received = bytes(self._received), bytearray()
+            request, self._received = self._received, bytearray()
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
@@ -117,7 +117,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _answer(self, request: bytes) -> None:
+    async def _answer(self, request: bytearray) -> None:
         try:
             response = await self._call(request)
         finally:
@@ -125,7 +125,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(b"".join(response))
 
-    async def _call(self, request: bytes) -> list[bytes]:
+    async def _call(self, request: bytearray) -> list[bytes]:
         name, message = local.request_of(request)
         call = self._calls.get(name)
         try:

@@ -178,7 +178,7 @@ class Shard:
 
         def run_on(run: RunOnThreads) -> Float64s:
             run(work, len(self._blocks))
-            assert staged
+            assert len(staged) == len(parts), "they live until here"
             found: Float64s = largest.max(axis=0)
             return found
 
