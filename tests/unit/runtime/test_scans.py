@@ -21,11 +21,17 @@ class Shards:
     def __init__(self, no_room: bool = False) -> None:
         self.foreseen_parts: list[list[str]] = []
         self.no_room = no_room
+        self.meanwhile: Callable[[], None] = lambda: None
 
     def foresight(self, parts: Sequence[Contribution], scanned: Sequence[int]) -> Callable[[Any], list[float]]:
         if self.no_room:
             raise MemoryError
-        return lambda run: [10.0 + place for place in scanned]
+
+        def work(_run: object) -> list[float]:
+            self.meanwhile()
+            return [10.0 + place for place in scanned]
+
+        return work
 
     def foreseen(self, step: int, parts: Sequence[Contribution]) -> None:
         self.foreseen_parts.append([part.worker for part in parts])
@@ -42,6 +48,7 @@ class Round:
         self.awaited = set(workers)
         self.shards = shards or Shards()
         self.found: dict[str, float] = {}
+        self.gradients: dict[str, SharedGradient] = {}
         still = asyncio.Lock()
         self.scans = Scans(self.shards, run_inline, still, self._foreseen, lambda: 7)  # type: ignore[arg-type]
 
@@ -53,6 +60,7 @@ class Round:
     async def push(self, worker: str, value: float, *, closed: bool = False) -> None:
         gradient = SharedGradient(worker, 1, np.full(4, value, np.float32))
         gradient.closed = closed
+        self.gradients[worker] = gradient
         self.found[worker] = await self.scans.scan(Push(worker, 1, 1, Version("l", 7), 1.0, None), gradient)
         self.awaited.discard(worker)
 
@@ -97,6 +105,17 @@ def test_nothing_is_kept_of_a_gradient_that_another_attempt_replaced() -> None:
         await asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0, closed=True))
         assert opened.shards.foreseen_parts == []
         assert opened.found == {"a": 1.0, "b": 2.0}
+
+    asyncio.run(main())
+
+
+def test_nothing_is_kept_if_one_is_replaced_during_the_pass() -> None:
+    async def main() -> None:
+        opened = Round("a", "b")
+        opened.shards.meanwhile = lambda: setattr(opened.gradients["b"], "closed", True)
+        await asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0))
+        assert opened.shards.foreseen_parts == []
+        assert opened.scans.together == 0
 
     asyncio.run(main())
 
