@@ -54,6 +54,9 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_SHARED_MEMORY_GONE: _ClassVar[ErrorReason]
     ERROR_REASON_PULL_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_PUSH_TOO_SLOW: _ClassVar[ErrorReason]
+    ERROR_REASON_STARTING_UP: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_FAILED: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -115,6 +118,7 @@ class JobState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     JOB_STATE_RANGE_TEST: _ClassVar[JobState]
     JOB_STATE_READ_ONLY: _ClassVar[JobState]
     JOB_STATE_FINISHED: _ClassVar[JobState]
+    JOB_STATE_FAILED: _ClassVar[JobState]
 
 class Sweep(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -233,6 +237,9 @@ ERROR_REASON_NO_RANGE_TEST: ErrorReason
 ERROR_REASON_SHARED_MEMORY_UNAVAILABLE: ErrorReason
 ERROR_REASON_SHARED_MEMORY_GONE: ErrorReason
 ERROR_REASON_PULL_TOO_SLOW: ErrorReason
+ERROR_REASON_PUSH_TOO_SLOW: ErrorReason
+ERROR_REASON_STARTING_UP: ErrorReason
+ERROR_REASON_JOB_FAILED: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind
@@ -267,6 +274,7 @@ JOB_STATE_PAUSED: JobState
 JOB_STATE_RANGE_TEST: JobState
 JOB_STATE_READ_ONLY: JobState
 JOB_STATE_FINISHED: JobState
+JOB_STATE_FAILED: JobState
 SWEEP_UNSPECIFIED: Sweep
 SWEEP_EXPONENTIAL: Sweep
 SWEEP_LINEAR: Sweep
@@ -333,7 +341,7 @@ class Version(_message.Message):
     def __init__(self, lineage: _Optional[str] = ..., step: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("chunk_bytes_max", "step_bytes_max", "wait_ms_max", "parameters_bytes_max", "tensors_max", "workers_max", "jobs_max", "staging_bytes_max", "calls_max")
+    __slots__ = ("chunk_bytes_max", "step_bytes_max", "wait_ms_max", "parameters_bytes_max", "tensors_max", "workers_max", "jobs_max", "staging_bytes_max", "calls_max", "push_ms_max", "state_bytes_max", "spec_bytes_max", "groups_max")
     CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     STEP_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     WAIT_MS_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -343,6 +351,10 @@ class Limits(_message.Message):
     JOBS_MAX_FIELD_NUMBER: _ClassVar[int]
     STAGING_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     CALLS_MAX_FIELD_NUMBER: _ClassVar[int]
+    PUSH_MS_MAX_FIELD_NUMBER: _ClassVar[int]
+    STATE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    SPEC_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_MAX_FIELD_NUMBER: _ClassVar[int]
     chunk_bytes_max: int
     step_bytes_max: int
     wait_ms_max: int
@@ -352,7 +364,11 @@ class Limits(_message.Message):
     jobs_max: int
     staging_bytes_max: int
     calls_max: int
-    def __init__(self, chunk_bytes_max: _Optional[int] = ..., step_bytes_max: _Optional[int] = ..., wait_ms_max: _Optional[int] = ..., parameters_bytes_max: _Optional[int] = ..., tensors_max: _Optional[int] = ..., workers_max: _Optional[int] = ..., jobs_max: _Optional[int] = ..., staging_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ...) -> None: ...
+    push_ms_max: int
+    state_bytes_max: int
+    spec_bytes_max: int
+    groups_max: int
+    def __init__(self, chunk_bytes_max: _Optional[int] = ..., step_bytes_max: _Optional[int] = ..., wait_ms_max: _Optional[int] = ..., parameters_bytes_max: _Optional[int] = ..., tensors_max: _Optional[int] = ..., workers_max: _Optional[int] = ..., jobs_max: _Optional[int] = ..., staging_bytes_max: _Optional[int] = ..., calls_max: _Optional[int] = ..., push_ms_max: _Optional[int] = ..., state_bytes_max: _Optional[int] = ..., spec_bytes_max: _Optional[int] = ..., groups_max: _Optional[int] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -996,18 +1012,20 @@ class CreateJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., worker: _Optional[str] = ...) -> None: ...
 
 class CreateJobResponse(_message.Message):
-    __slots__ = ("header", "disposition", "upload_token", "upload_lease_ms", "limits")
+    __slots__ = ("header", "disposition", "upload_token", "upload_lease_ms", "limits", "spec_digest")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DISPOSITION_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_TOKEN_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
     header: Header
     disposition: CreateDisposition
     upload_token: int
     upload_lease_ms: int
     limits: Limits
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., disposition: _Optional[_Union[CreateDisposition, str]] = ..., upload_token: _Optional[int] = ..., upload_lease_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    spec_digest: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., disposition: _Optional[_Union[CreateDisposition, str]] = ..., upload_token: _Optional[int] = ..., upload_lease_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., spec_digest: _Optional[bytes] = ...) -> None: ...
 
 class UploadHeader(_message.Message):
     __slots__ = ("job", "upload_token", "payload_bytes", "layout_digest")
@@ -1046,7 +1064,7 @@ class GetJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class WorkerStatus(_message.Message):
-    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left", "rejections", "transport", "transport_detail")
+    __slots__ = ("worker", "epoch", "rank", "last_seq", "member", "lease_left", "rejections", "transport", "transport_detail", "last_push_ago", "idle")
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RANK_FIELD_NUMBER: _ClassVar[int]
@@ -1056,6 +1074,8 @@ class WorkerStatus(_message.Message):
     REJECTIONS_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    LAST_PUSH_AGO_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
     worker: str
     epoch: int
     rank: int
@@ -1065,7 +1085,9 @@ class WorkerStatus(_message.Message):
     rejections: int
     transport: Transport
     transport_detail: str
-    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ...) -> None: ...
+    last_push_ago: _duration_pb2.Duration
+    idle: _duration_pb2.Duration
+    def __init__(self, worker: _Optional[str] = ..., epoch: _Optional[int] = ..., rank: _Optional[int] = ..., last_seq: _Optional[int] = ..., member: bool = ..., lease_left: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., rejections: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ..., last_push_ago: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class RoundStatus(_message.Message):
     __slots__ = ("step", "learning_rate", "loss", "contributions", "hyper_parameters")
@@ -1119,7 +1141,7 @@ class JobCounters(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., discarded: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicates: _Optional[int] = ..., rounds_void: _Optional[int] = ...) -> None: ...
 
 class GetJobResponse(_message.Message):
-    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest", "schedules", "history")
+    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest", "schedules", "history", "workers_left_out", "history_left_out", "failure", "spec_digest")
     class SchedulesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1138,6 +1160,10 @@ class GetJobResponse(_message.Message):
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
     header: Header
     state: JobState
     spec: JobSpec
@@ -1149,7 +1175,11 @@ class GetJobResponse(_message.Message):
     layout_digest: bytes
     schedules: _containers.MessageMap[str, Schedule]
     history: _containers.RepeatedCompositeFieldContainer[HistoryEntry]
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., history: _Optional[_Iterable[_Union[HistoryEntry, _Mapping]]] = ...) -> None: ...
+    workers_left_out: int
+    history_left_out: int
+    failure: str
+    spec_digest: bytes
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., history: _Optional[_Iterable[_Union[HistoryEntry, _Mapping]]] = ..., workers_left_out: _Optional[int] = ..., history_left_out: _Optional[int] = ..., failure: _Optional[str] = ..., spec_digest: _Optional[bytes] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -1291,14 +1321,16 @@ class GetRangeTestResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., rounds: _Optional[_Iterable[_Union[RoundStatus, _Mapping]]] = ..., done: bool = ..., lr_base: _Optional[float] = ..., lr_max: _Optional[float] = ..., end: _Optional[_Union[RangeTestEnd, str]] = ..., explanation: _Optional[str] = ..., smoothed: _Optional[_Iterable[float]] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class JoinRequest(_message.Message):
-    __slots__ = ("job", "worker", "layout_digest")
+    __slots__ = ("job", "worker", "layout_digest", "spec_digest")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     layout_digest: bytes
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., layout_digest: _Optional[bytes] = ...) -> None: ...
+    spec_digest: bytes
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., layout_digest: _Optional[bytes] = ..., spec_digest: _Optional[bytes] = ...) -> None: ...
 
 class Shard(_message.Message):
     __slots__ = ("address", "element_start", "element_stop")
@@ -1373,18 +1405,20 @@ class LeaveResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("job", "worker", "epoch", "transport", "transport_detail")
+    __slots__ = ("job", "worker", "epoch", "transport", "transport_detail", "idle_ms")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    IDLE_MS_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     epoch: int
     transport: Transport
     transport_detail: str
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ...) -> None: ...
+    idle_ms: int
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., transport: _Optional[_Union[Transport, str]] = ..., transport_detail: _Optional[str] = ..., idle_ms: _Optional[int] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ("header", "lease_ms", "local_calls")

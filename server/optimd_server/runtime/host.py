@@ -96,6 +96,9 @@ class JobHost:
         self._staging = JobStaging(budget, spec, self.shards, self.sharing, lambda: len(self.machine.state.members))
         self.transports: dict[tuple[str, int], tuple[int, str]] = {}
         self.ready = asyncio.Event()
+        # Why the job cannot go on, "" while it can; and whether its state in memory is one between two updates.
+        self.failure = ""
+        self.is_trusted = True
         self._clock = clock
         self._on_fatal = on_fatal
         self._one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
@@ -116,6 +119,8 @@ class JobHost:
     def state_name(self) -> str:
         """The contract's JobState without its prefix."""
         state = self.machine.state
+        if self.failure:
+            return "FAILED"
         if not state.creation.ready:
             return "INITIALIZING"
         if state.range_test is not None and state.range_test.active:
