@@ -46,6 +46,11 @@ def base_moved(by: int) -> Send:
     )
 
 
+def base_at(step: int) -> Send:
+    """A push whose base step is this one."""
+    return lambda scene: scene.push(base_version=pb.Version(lineage=scene.version().lineage, step=step))
+
+
 def based_on(lineage: str) -> Send:
     """A push on parameters of another history."""
     return lambda scene: scene.push(base_version=pb.Version(lineage=lineage))
@@ -201,6 +206,10 @@ HEADERS = [
         "MALFORMED_REQUEST",
         {"field": "base_version"},
     ),
+    *[
+        refused(f"base step {step}", base_at(step), "INVALID_PUSH", {"field": "base_version.step"})
+        for step in (-1, -(2**63), 2**53 + 1)
+    ],
     consumed("base in the future", base_moved(1), "REJECTED", "BASE_IN_FUTURE"),
     consumed("base late", base_moved(-1), "DISCARDED", "LATE", arrange=Scene.good_step),
     consumed("base of another lineage", based_on("f" * 32), "DISCARDED", "LINEAGE_CHANGED"),

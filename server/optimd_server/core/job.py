@@ -9,6 +9,7 @@ import math
 
 from optimdpb.errors import NotServed, Refused
 from optimdpb.specs import Async, JobSpec, Ssp, Sync
+from optimdpb.specs.checks import STEPS_MAX
 
 from optimd_server.core.arithmetic import Committed
 from optimd_server.core.asynchronous import AsyncRounds
@@ -237,6 +238,9 @@ class JobMachine:
         if not 0.0 < push.weight <= WEIGHT_MAX:
             message = f"weight: expected above 0 and at most {WEIGHT_MAX:g}, got {push.weight}"
             raise Refused("INVALID_PUSH", message, field="weight")
+        if not 0 <= push.base.step <= STEPS_MAX:
+            message = f"base_version.step: expected 0 to 2^53, got {push.base.step}"
+            raise Refused("INVALID_PUSH", message, field="base_version.step")
         member = self.state.members.check(push.worker, push.epoch)
         account = self.state.ledger.find(push.worker, push.epoch)
         assert account is not None, f"live epoch {push.epoch} of {push.worker} has no account"

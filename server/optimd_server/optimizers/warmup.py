@@ -6,6 +6,7 @@ import numpy as np
 from optimdpb.kernels import round_to_bfloat16
 
 from optimd_server.optimizers import RULES
+from optimd_server.optimizers.compensation import compensate_blocks
 from optimd_server.optimizers.gradients import FLOAT32, Sources, reduce_and_scan_blocks, reduce_blocks
 from optimd_server.optimizers.kernels import (
     BLOCK_ELEMENTS,
@@ -31,6 +32,7 @@ def compile_kernels() -> None:
     places, largest = np.zeros(1, np.int64), np.zeros(1)
     reduce_and_scan_blocks(np.empty(1, np.float32), *sources, places, blocks, 0, 1, scratch, largest)
     piece_squares(*sources, pieces, 0, 1, scratch, np.zeros(1))
+    compensate_blocks(one.copy(), np.float32(1.0), np.float32(1.0), one, one, blocks, 0, 1)
     for rule in RULES:
         slots = np.zeros((len(rule.slots), 1), np.float32)
         ratio = () if rule.ratio is None else (1.0,)
