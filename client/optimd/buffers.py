@@ -12,7 +12,7 @@ from optimdpb.errors import OutcomeUnknown
 from optimdpb.specs import Layout
 
 from optimd import tensors
-from optimd.bulk import gather
+from optimd.bulk import Copier, gather
 
 Float32s = NDArray[np.float32]
 Views = dict[str, Float32s]
@@ -40,9 +40,11 @@ class GradientBuffers:
         self._flats: list[Float32s | None] = list(memory) if memory is not None else [None] * BUFFERS
         self._views: list[Views | None] = [None] * len(self._flats)
         self._held: set[int] = set()
+        self._copier = Copier()
 
     def views(self) -> Views:
         """A free vector by tensor: what is written there is the gradient. Raises OutcomeUnknown if none is free."""
+        self._copier.stop()
         return dict(self._views_of(self._free()))
 
     def whole(self, gradients: Mapping[str, NDArray[np.generic]]) -> Views | None:
@@ -54,11 +56,12 @@ class GradientBuffers:
 
         They are copied also if the server still has that vector, or if it is none of these any more.
         """
+        self._copier.stop()
         for index, views in enumerate(self._views):
             if views is not None and views is whole and index not in self._held:
                 return self._hold(index)
         index = self._free()
-        tensors.pack(self._layout, gradients, self._flat(index))
+        tensors.pack(self._layout, gradients, self._flat(index), self._copier)
         return self._hold(index)
 
     def adopt(self, flat: Float32s) -> Float32s:
@@ -67,7 +70,7 @@ class GradientBuffers:
             if own is flat:
                 return self._hold(index)
         index = self._free()
-        gather(self._flat(index), [flat])
+        self._copier.gather(self._flat(index), [flat])
         return self._hold(index)
 
     def release(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,25 +21,72 @@ Array = NDArray[Any]
 Turn = tuple[Array, list[Array]]
 
 
+class Copier:
+    """Fills vectors that a thread of an earlier copy, cut off by an interrupt, must not write to any more."""
+
+    def __init__(self) -> None:
+        self._helpers: list[_Helper] = []
+
+    def gather(self, target: Array, sources: Sequence[Array]) -> None:
+        """Fill a vector with arrays one behind the other, converted to its dtype; some may lie there already.
+
+        Raises what any of its threads raises, after the last has ended.
+        """
+        self.stop()
+        threads = min(THREADS_MAX, len(os.sched_getaffinity(0)))
+        if threads == 1 or target.nbytes < THREADED_BYTES_MIN:
+            _fill(target, list(sources))
+            return
+        turns, places = _turns(target, sources), itertools.count()
+        self._helpers = [_Helper(turns, places) for _ in range(threads - 1)]
+        try:
+            for helper in self._helpers:
+                helper.start()
+            while (place := next(places)) < len(turns):
+                _fill(*turns[place])
+        finally:
+            for helper in self._helpers:
+                helper.stop()
+        errors = [helper.error for helper in self._helpers if helper.error is not None]
+        self._helpers = []
+        if errors:
+            raise errors[0]
+
+    def stop(self) -> None:
+        """No thread of an earlier copy writes any more."""
+        for helper in self._helpers:
+            helper.stop()
+        self._helpers = []
+
+
+class _Helper(threading.Thread):
+    """Takes turns beside the thread that copies. `error`: what it raised."""
+
+    def __init__(self, turns: Sequence[Turn], places: Iterator[int]) -> None:
+        super().__init__(name="optimd-copy")
+        self.error: BaseException | None = None
+        self._turns, self._places = turns, places
+        self._begun = self._over = False
+
+    def run(self) -> None:
+        """See Thread."""
+        self._begun = True
+        try:
+            while not self._over and (place := next(self._places)) < len(self._turns):
+                _fill(*self._turns[place])
+        except BaseException as error:  # for the thread that waits
+            self.error = error
+
+    def stop(self) -> None:
+        """Return once it writes no more, also if its start was cut off: it then finds that it is over."""
+        self._over = True
+        if self._begun:
+            self.join()
+
+
 def gather(target: Array, sources: Sequence[Array]) -> None:
-    """Fill a vector with arrays one behind the other, converted to its dtype; some may lie there already."""
-    threads = min(THREADS_MAX, len(os.sched_getaffinity(0)))
-    if threads == 1 or target.nbytes < THREADED_BYTES_MIN:
-        _fill(target, list(sources))
-        return
-    turns = _turns(target, sources)
-    places = itertools.count()
-
-    def work() -> None:
-        while (place := next(places)) < len(turns):
-            _fill(*turns[place])
-
-    helpers = [threading.Thread(target=work, name="optimd-copy") for _ in range(threads - 1)]
-    for helper in helpers:
-        helper.start()
-    work()
-    for helper in helpers:
-        helper.join()
+    """Copier.gather() into a vector that nobody else gets while any thread of the copy refers to it."""
+    Copier().gather(target, sources)
 
 
 def _fill(target: Array, sources: list[Array]) -> None:

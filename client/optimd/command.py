@@ -12,6 +12,7 @@ from typing import Any
 from google.protobuf.message import Message
 from optimdpb.errors import OptimdError, ServerUnavailable
 
+from optimd.address import check_address
 from optimd.patience import Patience
 from optimd.surroundings import Machine
 from optimd.transport import CallLost, CallThrottled, GrpcTransport, Transport
@@ -27,7 +28,7 @@ def run(name: str, address: str, work: Callable[[Transport], str]) -> int:
     try:
         said = work(transport)
     except OptimdError as error:
-        sys.stderr.write(f"optimd {name}: {' '.join(str(error).split())}\n")
+        complain(name, error)
         return EXIT_FAILED
     finally:
         transport.close()
@@ -53,10 +54,20 @@ def ask(transport: Transport, address: str, method: str, request: Message) -> An
 
 def address_of(text: str) -> str:
     """HOST:PORT as it is. Raises ArgumentTypeError for anything else."""
-    host, _, port = text.rpartition(":")
-    if not host or not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT, got {text!r}")
-    return text
+    try:
+        return check_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would act on: it may come from a stranger."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def complain(name: str, error: Exception) -> None:
+    """One line on stderr."""
+    sys.stderr.write(f"optimd {name}: {printable(' '.join(str(error).split()))}\n")
 
 
 def who() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import time
 import uuid
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.command import ADDRESS, EXIT_FAILED, EXIT_OK, address_of, ask, run, who
+from optimd.command import ADDRESS, EXIT_FAILED, EXIT_OK, address_of, ask, complain, printable, run, who
 from optimd.transport import Transport
 
 LR_START, LR_END, STEPS = 1e-6, 10.0, 200
@@ -117,10 +116,10 @@ def main(argv: list[str]) -> int:
         try:
             results[0].save_picture(options.plot)
         except ImportError as error:
-            sys.stderr.write(f"optimd lr-range-test: {error}: pip install 'optimd[plot]'\n")
+            complain("lr-range-test", ImportError(f"{error}: pip install 'optimd[plot]'"))
             return EXIT_FAILED
         except OSError as error:
-            sys.stderr.write(f"optimd lr-range-test: {error}\n")
+            complain("lr-range-test", error)
             return EXIT_FAILED
     return EXIT_OK if results[0].lr_base is not None else EXIT_FAILED
 
@@ -152,7 +151,7 @@ def _facts(job: str, result: RangeTestResult) -> dict[str, Any]:
 
 
 def _text(job: str, result: RangeTestResult) -> str:
-    lines = [f"{job}: {len(result.learning_rates)} steps, {result.end}", f"  {result.explanation}"]
+    lines = [f"{job}: {len(result.learning_rates)} steps, {result.end}", f"  {printable(result.explanation)}"]
     if result.lr_base is not None and result.lr_max is not None:
         lines.append(f"  suggested: lr_base {result.lr_base:.3g}, lr_max {result.lr_max:.3g}; constant {result.lr:.3g}")
     return "\n".join(lines) + "\n"

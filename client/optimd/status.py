@@ -11,7 +11,7 @@ from dataclasses import asdict
 from optimdpb.errors import OptimdError
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.command import ADDRESS, address_of, ask, run
+from optimd.command import ADDRESS, address_of, ask, printable, run
 from optimd.results import HistoryEntry, JobStatus, WorkerStatus, status_from_proto
 from optimd.transport import Transport
 
@@ -99,7 +99,7 @@ def job_text(name: str, status: JobStatus) -> str:
     if status.waiting_for:
         lines.append(f"  waiting for: {status.waiting_for}")
     lines += [f"  {line}" for line in _workers_text(status.workers)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _change_text(entry: HistoryEntry, status: JobStatus) -> str:
@@ -139,7 +139,7 @@ def _workers_text(workers: Sequence[WorkerStatus]) -> list[str]:
 
 def _cells(worker: WorkerStatus) -> list[str]:
     return [
-        worker.worker,
+        printable(worker.worker),
         str(worker.rank),
         str(worker.epoch),
         str(worker.last_seq),

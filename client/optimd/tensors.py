@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from optimdpb.errors import InvalidGradient, InvalidLayout
 from optimdpb.specs import Layout, Tensor
 
-from optimd.bulk import gather
+from optimd.bulk import Copier
 
 Float32s = NDArray[np.float32]
 _FLOAT32 = np.dtype(np.float32)
@@ -36,7 +36,9 @@ def layout_of(
     return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in parameters.items()))
 
 
-def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s) -> None:
+def pack(
+    layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float32s, copier: Copier | None = None
+) -> None:
     """Copy arrays of the layout's shapes into a flat vector, converting to float32; some may lie there already."""
     sources = [arrays[name] for name in layout.names]
     for place, source in enumerate(sources):
@@ -44,7 +46,7 @@ def pack(layout: Layout, arrays: Mapping[str, NDArray[np.generic]], flat: Float3
             own = flat[layout.slices[place]]
             if not source.flags.c_contiguous or source.ctypes.data != own.ctypes.data:
                 sources[place] = source.copy()  # it would be written to before it is read
-    gather(flat, sources)
+    (copier or Copier()).gather(flat, sources)
 
 
 def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:

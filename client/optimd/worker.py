@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from optimdpb.specs import Clip, Consistency, Group, JobSpec, Optimizer, Schedul
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
+from optimd.address import check_address
 from optimd.buffers import GradientBuffers
 from optimd.changes import Change, change_of, change_request
 from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
@@ -48,14 +50,15 @@ def connect(
     needs no name. timeout_s: how long calls keep trying while the server cannot be reached; waiting for a round that
     the server holds open is not bounded by it. push_dtype, pull_dtype: how gradients and parameters travel, "float32",
     "bfloat16", and for gradients "int8" (what it loses is carried over to the next push); they save bytes on a network
-    and do nothing to models below 64 KiB or in shared memory.
+    and do nothing to models below 64 KiB or in shared memory. A proxy that the environment names (http_proxy, no_proxy)
+    is used, but not for loopback addresses. Raises ValueError for an address without a port.
     """
     if push_dtype not in PUSH_DTYPES or pull_dtype not in PULL_DTYPES:
         expected = f"push_dtype of {PUSH_DTYPES} and pull_dtype of {PULL_DTYPES}"
         raise ValueError(f"expected {expected}, got {push_dtype!r} and {pull_dtype!r}")
     if observer == (worker is not None):
         raise ValueError(f"expected either a worker name or observer=True, got worker={worker!r}, observer={observer}")
-    return Worker(GrpcTransport(address), Machine(), job, worker, timeout_s, push_dtype, pull_dtype)
+    return Worker(GrpcTransport(check_address(address)), Machine(), job, worker, timeout_s, push_dtype, pull_dtype)
 
 
 class Worker:
@@ -124,7 +127,7 @@ class Worker:
         """
         layout = tensors.layout_of(parameters, buffers, cast_to_float32=cast_to_float32)
         spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups), rejections_max)
-        creator = self.name or "observer"
+        creator = self.name or f"observer-{uuid.uuid4().hex}"  # two observers must not take each other's upload
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
         while True:
             created = self._session.call("CreateJob", request)

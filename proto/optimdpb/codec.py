@@ -30,6 +30,7 @@ from optimdpb.specs import (
     Schedule,
     Tensor,
 )
+from optimdpb.specs.checks import shown
 from optimdpb.specs.schedules import NESTING_MAX
 from optimdpb.specs.text import schedule_from_text
 from optimdpb.v1 import optimd_pb2 as pb
@@ -92,10 +93,10 @@ def schedule_from_json(plain: Any) -> Schedule:
     """A schedule from its JSON form. Raises InvalidSpec, NotServed."""
     try:
         return schedule_from_proto(json_format.ParseDict(plain, pb.Schedule()))
-    except (json_format.ParseError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, InvalidSpec):
-            raise
-        raise InvalidSpec("schedule", f"expected a schedule as JSON, got {str(plain)[:100]}: {error}") from None
+    except (InvalidSpec, NotServed):
+        raise
+    except (json_format.ParseError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidSpec("schedule", f"expected a schedule as JSON, got {shown(plain)[:100]}: {error}") from None
 
 
 def consistency_to_proto(consistency: Consistency) -> pb.Consistency:
@@ -163,7 +164,9 @@ def schedule_from_spelling(spelling: str) -> Schedule:
         return schedule_from_text(spelling)
     try:
         return schedule_from_json(json.loads(spelling))
-    except json.JSONDecodeError as error:
+    except InvalidSpec:
+        raise
+    except (ValueError, RecursionError) as error:  # no JSON, nested too deep, an integer of more than 4,300 digits
         raise InvalidSpec("schedule", f"expected a schedule as JSON, got {spelling[:100]!r}: {error}") from None
 
 

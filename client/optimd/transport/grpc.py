@@ -21,6 +21,7 @@ from optimdpb.errors import ForkedWorker, Refused
 from optimdpb.frames import with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.address import is_loopback
 from optimd.encoding import Float32, Payload
 from optimd.transport.base import CallFailed, CallLost
 from optimd.transport.failures import failure_of
@@ -53,6 +54,7 @@ class GrpcTransport:
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self._closed = False
         self._channel: grpc.Channel | None = None
         self._pid = 0
         self._local: LocalConnection | None = None
@@ -141,6 +143,7 @@ class GrpcTransport:
 
     def close(self) -> None:
         """See Transport.close. In a forked child the parent's channel is left alone."""
+        self._closed = True
         if self._local is not None:
             self._local.close()
         if self._channel is not None and self._pid == os.getpid():
@@ -160,7 +163,11 @@ class GrpcTransport:
 
     def _method(self, name: str) -> Callable[..., Any]:
         if self._channel is None:
-            self._channel, self._pid = grpc.insecure_channel(self._address, options=_OPTIONS), os.getpid()
+            if self._closed:  # a heartbeat must not open it anew
+                raise CallLost("this connection was closed")
+            options = (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_loopback(self._address) else _OPTIONS
+            self._pid = os.getpid()
+            self._channel = grpc.insecure_channel(self._address, options=options)
         self._check_process()
         if name not in self._methods:
             rpc = self._rpcs[name]

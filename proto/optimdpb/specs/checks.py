@@ -11,15 +11,31 @@ from optimdpb.errors import InvalidSpec
 STEPS_MAX = 2**53
 
 
+def shown(value: object) -> str:
+    """The value as text for a message, also where Python refuses to write it."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return "one that is too large to be written here"
+
+
 def check_number(spec: object, name: str, low: float, high: float = math.inf, *, below_high: bool = False) -> None:
     """Require low <= value <= high (or < high), finite; normalise ints and numpy's numbers to float."""
     given: Any = getattr(spec, name)
     if isinstance(given, bool) or not isinstance(given, numbers.Real):
-        raise InvalidSpec(name, f"expected a number, got {given!r}")
-    value = float(given)
+        raise InvalidSpec(name, f"expected a number, got {shown(given)}")
+    value = as_float(name, given)
     if not math.isfinite(value) or value < low or value > high or (below_high and value == high):
         raise InvalidSpec(name, f"expected {_interval(low, high, below_high)}, got {value!r}")
     object.__setattr__(spec, name, value)
+
+
+def as_float(name: str, number: Any) -> float:
+    """The number as a float. Raises InvalidSpec where it is too large for one."""
+    try:
+        return float(number)
+    except OverflowError:
+        raise InvalidSpec(name, "expected a number that a float can hold, got a larger one") from None
 
 
 def check_positive(spec: object, name: str) -> None:
@@ -33,10 +49,10 @@ def check_integer(spec: object, name: str, low: int, high: int = STEPS_MAX) -> N
     """Require an integer low <= value <= high; normalise numpy's integers to int."""
     given: Any = getattr(spec, name)
     if isinstance(given, bool) or not isinstance(given, numbers.Integral):
-        raise InvalidSpec(name, f"expected an integer, got {given!r}")
+        raise InvalidSpec(name, f"expected an integer, got {shown(given)}")
     value = int(given)
     if not low <= value <= high:
-        raise InvalidSpec(name, f"expected an integer from {low} to {high}, got {value}")
+        raise InvalidSpec(name, f"expected an integer from {low} to {high}, got {shown(value)}")
     object.__setattr__(spec, name, value)
 
 

@@ -8,7 +8,7 @@ from collections import abc
 from dataclasses import dataclass
 
 from optimdpb.errors import InvalidSpec
-from optimdpb.specs.checks import STEPS_MAX, check_choice, check_integer, check_number
+from optimdpb.specs.checks import STEPS_MAX, check_choice, check_integer, check_number, shown
 from optimdpb.specs.cycles import OneCycle
 from optimdpb.specs.schedules import ENTRIES_MAX, NESTING_MAX, Schedule, as_schedule, check_rising, entries_of
 
@@ -42,7 +42,7 @@ class Sequence(Schedule):
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self._part(place, entry) for place, entry in self._given()))
         if self.starts[-1] > STEPS_MAX:
-            raise InvalidSpec("parts", f"expected at most 2^53 steps together, got {self.starts[-1]}")
+            raise InvalidSpec("parts", f"expected at most 2^53 steps together, got {shown(self.starts[-1])}")
         _check_nesting(self, "parts")
 
     def _given(self) -> enumerate[object]:
@@ -51,10 +51,10 @@ class Sequence(Schedule):
     def _part(self, place: int, entry: object) -> tuple[int, Schedule]:
         path = f"parts[{place}]"
         if not isinstance(entry, tuple) or len(entry) != 2:
-            raise InvalidSpec(path, f"expected (steps, schedule), got {entry!r}")
+            raise InvalidSpec(path, f"expected (steps, schedule), got {shown(entry)}")
         steps, schedule = entry
         if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= STEPS_MAX:
-            raise InvalidSpec(f"{path}.steps", f"expected an integer from 1 to {STEPS_MAX}, got {steps!r}")
+            raise InvalidSpec(f"{path}.steps", f"expected an integer from 1 to {STEPS_MAX}, got {shown(steps)}")
         return steps, as_schedule(f"{path}.schedule", schedule)
 
     @functools.cached_property
@@ -92,7 +92,7 @@ class Table(Schedule):
         points = entries_of(self, "points", "a list of (step, value)")
         for place, point in enumerate(points):
             if not isinstance(point, tuple) or len(point) != 2:
-                raise InvalidSpec(f"points[{place}]", f"expected (step, value), got {point!r}")
+                raise InvalidSpec(f"points[{place}]", f"expected (step, value), got {shown(point)}")
         check_rising("points", (step for step, _ in points))
         values = tuple(as_schedule(f"points[{place}].value", value) for place, (_, value) in enumerate(points))
         if any(value.depth() != 1 or value.bounds()[0] != value.bounds()[1] for value in values):

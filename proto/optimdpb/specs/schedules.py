@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optimdpb.errors import InvalidSpec
-from optimdpb.specs.checks import STEPS_MAX, check_integer, check_number, check_positive
+from optimdpb.specs.checks import STEPS_MAX, as_float, check_integer, check_number, check_positive, shown
 
 NESTING_MAX = 8
 ENTRIES_MAX = 10_000
@@ -191,9 +191,9 @@ def as_schedule(field: str, value: Schedule | float) -> Schedule:
     if isinstance(value, Schedule):
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidSpec(field, f"expected a number or a schedule, got {value!r}")
+        raise InvalidSpec(field, f"expected a number or a schedule, got {shown(value)}")
     try:
-        return Constant(float(value))
+        return Constant(as_float(field, value))
     except InvalidSpec as error:
         raise InvalidSpec(field, error.problem) from None
 
@@ -218,10 +218,10 @@ def check_rising(path: str, steps: Iterable[Any]) -> None:
     last = -1
     for place, step in enumerate(steps):
         if isinstance(step, bool) or not isinstance(step, numbers.Integral):
-            raise InvalidSpec(f"{path}[{place}]", f"expected an integer step, got {step!r}")
+            raise InvalidSpec(f"{path}[{place}]", f"expected an integer step, got {shown(step)}")
         if not last < int(step) <= STEPS_MAX:
             least = f"above the one before it, {last}," if place else "at least 0"
-            raise InvalidSpec(f"{path}[{place}]", f"expected a step {least} and at most 2^53, got {step}")
+            raise InvalidSpec(f"{path}[{place}]", f"expected a step {least} and at most 2^53, got {shown(step)}")
         last = int(step)
 
 
@@ -229,16 +229,16 @@ def entries_of(spec: Any, name: str, expected: str) -> tuple[Any, ...]:
     """The field as a tuple, each list in it too; 1 to ENTRIES_MAX entries. Numbers of numpy become Python's."""
     given = getattr(spec, name)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise InvalidSpec(name, f"expected {expected}, got {given!r}")
-    found = tuple(_plain(entry) for entry in given)
+        raise InvalidSpec(name, f"expected {expected}, got {shown(given)}")
+    found = tuple(_plain(name, entry) for entry in given)
     if not 1 <= len(found) <= ENTRIES_MAX:
         raise InvalidSpec(name, f"expected {expected} with 1 to {ENTRIES_MAX} entries, got {len(found)}")
     return found
 
 
-def _plain(entry: Any) -> Any:
+def _plain(name: str, entry: Any) -> Any:
     if isinstance(entry, list | tuple):
-        return tuple(_plain(value) for value in entry)
+        return tuple(_plain(name, value) for value in entry)
     if isinstance(entry, numbers.Integral) and not isinstance(entry, bool):
         return int(entry)
-    return float(entry) if isinstance(entry, numbers.Real) and not isinstance(entry, bool) else entry
+    return as_float(name, entry) if isinstance(entry, numbers.Real) and not isinstance(entry, bool) else entry

@@ -72,8 +72,12 @@ def schedule_from_text(text: str) -> Schedule:
         ) from None
     try:
         return as_schedule("schedule", _value_of(tree))
+    except InvalidSpec:
+        raise
     except RecursionError:
         raise InvalidSpec("schedule", "expected a schedule, got one that is nested too deep") from None
+    except ValueError as error:  # Python writes no integer of more than 4,300 digits
+        raise InvalidSpec("schedule", f"expected a schedule, got one that cannot be shown: {error}") from None
 
 
 _EXAMPLE = "sgdr(lr_max=1e-3, lr_min=1e-5, period=500)"

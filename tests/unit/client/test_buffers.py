@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from optimd import bulk
 from optimd.buffers import GradientBuffers, ParameterBuffers
 from optimd.bulk import THREADED_BYTES_MIN, gather
 from optimdpb.errors import OutcomeUnknown
@@ -111,6 +117,62 @@ def test_large_copies_on_threads() -> None:
     target = np.full(expected.size, np.nan, np.float32)
     gather(target, sources)
     assert target.tobytes() == expected.tobytes()
+
+
+def of_helpers_only(fault: Callable[[], None]) -> Callable[[Any, Any], None]:
+    """bulk._fill, which does this first on the threads that help."""
+    real = bulk._fill
+
+    def fill(target: Any, sources: Any) -> None:
+        if threading.current_thread().name == "optimd-copy":
+            fault()
+        else:
+            time.sleep(0.005)  # so that they get their turns
+        real(target, sources)
+
+    return fill
+
+
+def test_an_error_on_a_thread_that_helps_is_raised_behind_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be an old gradient otherwise, or part of one."""
+
+    def fail() -> None:
+        raise MemoryError("made up")
+
+    monkeypatch.setattr(bulk, "_fill", of_helpers_only(fail))
+    monkeypatch.setattr(bulk.os, "sched_getaffinity", lambda _: {0, 1})
+    target = np.full(THREADED_BYTES_MIN // 4 + 1, 7, np.float32)
+    with pytest.raises(MemoryError, match="made up"):
+        gather(target, [np.zeros(target.size, np.float32)])
+    assert "optimd-copy" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_no_thread_of_an_interrupted_copy_writes_once_its_vector_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The interrupt comes where nothing waits for the threads any more."""
+    held = threading.Event()
+
+    def hold() -> None:
+        held.wait(10)
+
+    monkeypatch.setattr(bulk, "_fill", of_helpers_only(hold))
+    monkeypatch.setattr(bulk.os, "sched_getaffinity", lambda _: {0, 1})
+    stop = bulk._Helper.stop
+
+    def interrupted(helper: Any) -> None:
+        monkeypatch.setattr(bulk._Helper, "stop", stop)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk._Helper, "stop", interrupted)
+    elements = THREADED_BYTES_MIN // 4 + 1
+    buffers = GradientBuffers(Layout((Tensor("w", (elements,)),)))
+    with pytest.raises(KeyboardInterrupt):
+        buffers.put({"w": np.full(elements, 1, np.float32)}, None)
+    threading.Timer(0.1, held.set).start()
+    flat = buffers.put({"w": np.full(elements, 2, np.float32)}, None)
+    time.sleep(0.2)
+    assert set(np.unique(flat)) == {2.0}
 
 
 @pytest.mark.parametrize("elements", [1000, THREADED_BYTES_MIN // 4 + 4])

@@ -12,6 +12,7 @@ import pytest
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 from optimd import status
+from optimd.command import run
 from optimd.results import HistoryEntry, JobStatus, WorkerStatus
 from optimd.transport import CallLost, CallThrottled
 from optimdpb.v1 import optimd_pb2 as pb
@@ -144,6 +145,27 @@ def test_columns_stand_under_each_other_whatever_the_names_and_numbers() -> None
         end = heading.index(word) + len(word)
         assert all(row[end - 1] != " " and row[end : end + 2] == "  " for row in rows)
     assert {row[heading.index("in round") :][:5] for row in rows} == {"yes  "}
+
+
+def test_control_characters_of_strangers_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A worker's name, a requester, a reason, an error: each may clear the screen or make up a line."""
+    evil = "\x1b[2J\x9b\u202e\nwaiting for: nothing"
+    shown = "\\x1b[2J\\x9b\\u202e\\nwaiting for: nothing"
+    stranger = worker(evil, transport="grpc", transport_detail=evil)
+    changed = replace(CHANGED, requester=evil, change=evil)
+    whole = job(stranger, waiting_for=evil, history=(changed,), schedules={evil: evil}, state=evil, lineage="")
+    text = status.job_text(evil, whole)
+    assert text.count(shown) == 9
+    assert all(line.isprintable() for line in text.splitlines())
+    assert len(text.splitlines()) == len(
+        status.job_text("j", job(worker("w"), waiting_for="x", history=(CHANGED,), schedules={"x": "y"})).splitlines()
+    )
+
+    def work(_: Any) -> str:
+        raise optimd.Refused("UNKNOWN_JOB", f"got {evil}")
+
+    assert run("status", ADDRESS, work) == 1
+    assert capsys.readouterr().err == "optimd status: got \\x1b[2J\\x9b\\u202e waiting for: nothing\n"
 
 
 def test_every_job_has_its_part() -> None:

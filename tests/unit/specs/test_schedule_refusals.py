@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from optimdpb.codec import schedule_from_spelling
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs import (
     SGD,
@@ -145,6 +147,62 @@ def test_it_is_refused(make: Callable[[], object], field: str, words: str) -> No
         make()
     assert refused.value.field == field
     assert words in str(refused.value)
+
+
+HUGE = 10**400
+LONG = 10**5000  # Python writes no integer of more than 4,300 digits
+
+
+@pytest.mark.parametrize("number", [HUGE, LONG, Fraction(HUGE), -LONG], ids=["huge", "long", "fraction", "negative"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Constant,
+        SGD,
+        lambda n: Linear(0.1, n, 5),
+        lambda n: Linear(0.1, 0.2, n),
+        lambda n: MultiStep(0.1, [n], 0.5),
+        lambda n: Sequence([(n, 0.1)]),
+        lambda n: Sequence([(5, n)]),
+        lambda n: Table([(0, n)]),
+        lambda n: Table([(n, 0.1)]),
+        lambda n: Warmup(n, 5),
+        lambda n: SGDM(0.1, schedules={"momentum": n}),
+        lambda n: Group("*", lr_multiplier=n),
+        Sequence,
+    ],
+)
+def test_numbers_beyond_what_a_float_holds_are_refused(make: Callable[[object], object], number: object) -> None:
+    with pytest.raises(InvalidSpec):
+        make(number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1" + "0" * 400,
+        "constant(1" + "0" * 400 + ")",
+        "1" * 5000,
+        "constant(0x" + "f" * 9000 + ")",
+        "linear(0.1, 0.2, 0x" + "f" * 9000 + ")",
+        "-0x" + "f" * 9000,
+        "0x" + "f" * 9000 + " + 1",
+        "sequence([(0x" + "f" * 9000 + ", 0.1)])",
+        "not " * 100_000 + "1",
+        "{" + '"a":{' * 100_000,
+        '{"constant": {"lr": ' + "[" * 100_000,
+        '{"constant": {"lr": ' + "[" * 900 + "]" * 900 + "}}",
+        '{"sequence": {"parts": ' + '[{"schedule": {"sequence": {"parts": ' * 200 + "[]" + "}}}]" * 200 + "}}",
+        '{"constant": {"lr": 1' + "0" * 400 + "}}",
+        '{"constant": {"lr": ' + "1" * 5000 + "}}",
+        '{"step": {"lr": 1, "step_size": 1' + "0" * 400 + ', "gamma": 0.5}}',
+        '{"constant": {"lr": 1e400}}',
+    ],
+    ids=lambda text: text[:24],
+)
+def test_texts_against_the_grain_are_refused(text: str) -> None:
+    with pytest.raises(InvalidSpec):
+        schedule_from_spelling(text)
 
 
 def test_what_is_just_possible() -> None:
