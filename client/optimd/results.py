@@ -88,7 +88,7 @@ class JobStatus:
     """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it.
 
     revision: rises with every change; schedules: those in force as text, by hyper-parameter; history: the last 1,000
-    changes in the order of their asking.
+    changes in the order of their asking; failure: of a failed job, what went wrong.
     """
 
     state: str
@@ -106,6 +106,7 @@ class JobStatus:
     revision: int = 0
     schedules: dict[str, str] = field(default_factory=dict)
     history: tuple[HistoryEntry, ...] = ()
+    failure: str = ""
 
 
 def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
@@ -144,6 +145,7 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
             HistoryEntry(entry.change, entry.lineage, entry.step, entry.requester, entry.unix_s, entry.revision)
             for entry in message.history
         ),
+        failure=message.failure,
     )
 
 

@@ -96,6 +96,8 @@ def job_text(name: str, status: JobStatus) -> str:
         f"  {name}: {text}" for name, text in sorted(status.schedules.items(), key=lambda entry: entry[0] != "lr")
     ]
     lines += [f"  {_change_text(entry, status)}" for entry in status.history[-HISTORY_SHOWN:] if entry.revision]
+    if status.failure:
+        lines.append(f"  {status.failure}")
     if status.waiting_for:
         lines.append(f"  waiting for: {status.waiting_for}")
     lines += [f"  {line}" for line in _workers_text(status.workers)]

@@ -76,12 +76,9 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     print(f"serving on {host}:{bound}", flush=True)
     if watch_stdin:
         _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
-    runtime.fatal.add_done_callback(lambda _: stop.set())
     await stop.wait()
     log.info("draining")
     await service.stop()
-    if runtime.fatal.done():
-        raise OSError(f"an update failed, the state cannot be trusted: {runtime.fatal.result()!r}")
 
 
 def _raise_open_files_limit() -> None:

@@ -199,7 +199,7 @@ def test_a_puller_that_does_not_read_is_cut_off() -> None:
         messages = client.call("Pull", pb.PullRequest(job="j"))
         next(messages)
         next(messages)
-        (encoded,) = server.host("j").messages._current.values()
+        (encoded,) = server.host("j").parameters.messages._current.values()
         assert encoded.readers == 1
         eventually(lambda: encoded.readers == 0, "the puller to be cut off")
         with pytest.raises(grpc.RpcError) as refused:

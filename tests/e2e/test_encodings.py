@@ -184,14 +184,14 @@ def test_parameters_are_encoded_once_for_all_who_pull(server: ThreadServer, pull
         worker.ensure_job({"w": START}, optimd.SGD(0.1), optimd.Sync(1))
         worker.pull()
         for step in range(3):
-            before = server.host("j").messages.made
+            before = server.host("j").parameters.messages.made
             threads = [threading.Thread(target=observer.pull) for observer in observers]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
             again = 0 if step == 0 and pull_dtype == "float32" else 1  # the worker's own pull was the first
-            assert server.host("j").messages.made == before + again
+            assert server.host("j").parameters.messages.made == before + again
             worker.pull()
             worker.push({"w": gradient(step)})
     for observer in observers:
@@ -202,11 +202,11 @@ def test_who_has_the_version_gets_no_payload(server: ThreadServer) -> None:
     with optimd.connect(server.address, job="j", worker="w0") as worker:
         worker.ensure_job({"w": START}, optimd.SGD(0.1), optimd.Sync(1))
         first = worker.pull(copy=False)["w"]
-        encodings = server.host("j").messages.made
+        encodings = server.host("j").parameters.messages.made
         worker.push({"w": np.zeros_like(START)})
         assert worker.pull(copy=False)["w"] is first
         worker.pull(copy=False)
-        assert server.host("j").messages.made == encodings + 1, "the second time there was nothing to send"
+        assert server.host("j").parameters.messages.made == encodings + 1, "the second time there was nothing to send"
         with pytest.raises(ValueError, match="read-only"):
             first[0] = 1.0
 

@@ -173,7 +173,6 @@ class World:
         clean = not self.disk.running
         store = SimulatedStore(self.disk)
         self.runtime = Runtime(self.scenario.config, self.server_clock, store, self.loop.time)
-        self.runtime.fatal.add_done_callback(lambda fatal: fatal.cancelled() or self.loop.fail(fatal.result()))
         if self.runtime.jobs:
             self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
             for host in self.runtime.jobs.values():
@@ -218,7 +217,13 @@ class World:
             self.checkers.took(host, event, effects, now_s)
             return effects
 
+        def fail(error: Exception, what: str, **_: object) -> None:
+            violation = Violation(f"the job failed: {what}: {error!r}")
+            violation.__cause__ = error
+            self.loop.fail(violation)
+
         host.machine.handle = handle  # type: ignore[method-assign]
+        host.fail = fail  # type: ignore[method-assign]
 
     def _told(self, runtime: Runtime, method: Callable[..., Any]) -> Callable[..., Any]:
         """See each outcome as it leaves the server."""

@@ -113,6 +113,13 @@ class Ledger:
             )
         return outcome
 
+    def settled(self, worker: str, epoch: int, seq: int) -> Outcome | None:
+        """The outcome of a push, None if it has none. Raises Refused(SEQ_FORGOTTEN)."""
+        account = self.find(worker, epoch)
+        if account is None or seq > account.last_seq - account.pending:
+            return None
+        return self.recall(account, seq)
+
     def saved(self) -> list[dict[str, Any]]:
         """All accounts as plain values, dead ones in the order of their death. What is pending was never taken."""
         living = [key for key in self._accounts if key not in self._dead]

@@ -19,6 +19,8 @@ class ServerConfig:
     data_dir: Path | None = None
     # Every event of every job is written here, for looking into a problem; without it none is.
     event_log_dir: Path | None = None
+    # Of one job: there it says so and ends.
+    event_log_bytes_max: int = 1024 * MIB
     # Whether workers on this machine may have their gradients and parameters in shared memory.
     shared_memory: bool = True
     lease_s: float = 10.0

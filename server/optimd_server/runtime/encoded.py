@@ -61,6 +61,11 @@ class ParameterMessages:
         found = self._current.get(bfloat16)
         return found if found is not None and found.version == version else None
 
+    def forget_all(self) -> None:
+        """Keep none; who reads one reads it to its end."""
+        self._current.clear()
+        self._still_read.clear()
+
     def make(self, version: Version, bfloat16: bool) -> EncodedParameters:
         """Of this version, which no update may change meanwhile."""
         old = self._current.pop(bfloat16, None)  # the old bytes go before the new ones come

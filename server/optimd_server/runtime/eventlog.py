@@ -1,13 +1,15 @@
 """A file of everything that happened to one job in one server process, for whoever must understand it afterwards.
 
 JSON lines: first what the machine started from (specification, times, epochs, and the state if it was restored), then
-one line for each event with its time. It grows for ever: it is for looking into a problem, not for durability.
+one line for each event with its time. It is for looking into a problem, not for durability: where it cannot be written,
+or would grow too large, the job goes on without.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,34 +22,75 @@ from optimd_server.core import JobMachine
 from optimd_server.core.events import Event
 from optimd_server.core.log import Plain, plain_event
 from optimd_server.core.saved import restore
+from optimd_server.runtime.config import ServerConfig
+from optimd_server.storage.directory import folder_name
+
+log = logging.getLogger(__name__)
+
+
+def open_event_log(config: ServerConfig, job: str, spec: JobSpec, machine_arguments: dict[str, Any]) -> EventLog | None:
+    """None where none is wanted, or it cannot be made: then the server's log says why."""
+    folder = config.event_log_dir
+    if folder is None:
+        return None
+    path = folder / f"{folder_name(job)}-{machine_arguments['epochs_from']}.jsonl"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("x")
+    except Exception as error:
+        log.warning("job %s goes on without an event log: %s", job, error)
+        return None
+    event_log = EventLog(path, file, config.event_log_bytes_max)
+    event_log.started(job, spec, machine_arguments)
+    return event_log
 
 
 class EventLog:
-    """Appends to DIR/JOB-EPOCH.jsonl, EPOCH being the first that this process gives out. Raises OSError."""
+    """Appends to a file, at most bytes_max. Never raises: what cannot be written is said once, and ends it."""
 
-    def __init__(self, folder: Path, job: str, spec: JobSpec, machine_arguments: dict[str, Any]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", job)[:60]
-        self.path = folder / f"{name}-{machine_arguments['epochs_from']}.jsonl"
-        self._file = self.path.open("x")
-        message = json_format.MessageToDict(job_spec_to_proto(spec), preserving_proto_field_name=True)
-        self._write({"job": job, "spec": message, "machine": machine_arguments})
+    def __init__(self, path: Path, file: IO[str], bytes_max: int) -> None:
+        self.path = path
+        self._file = file
+        self._bytes_left = bytes_max
+
+    def started(self, job: str, spec: JobSpec, machine_arguments: dict[str, Any]) -> None:
+        """What the machine was made from."""
+        self._write(
+            lambda: {
+                "job": job,
+                "spec": json_format.MessageToDict(job_spec_to_proto(spec), preserving_proto_field_name=True),
+                "machine": machine_arguments,
+            }
+        )
 
     def restored(self, saved: Plain, now_s: float, fresh_lineage: str | None) -> None:
         """The machine did not start from nothing."""
-        self._write({"restored": saved, "now_s": now_s, "fresh_lineage": fresh_lineage})
+        self._write(lambda: {"restored": saved, "now_s": now_s, "fresh_lineage": fresh_lineage})
 
     def event(self, event: Event, now_s: float) -> None:
         """It is about to be taken, or refused."""
-        self._write({"now_s": now_s, **plain_event(event)})
+        self._write(lambda: {"now_s": now_s, **plain_event(event)})
 
     def close(self) -> None:
         """Nothing more comes."""
-        self._file.close()
+        try:
+            self._file.close()
+        except Exception as error:  # it may hold what could not be written
+            log.warning("event log %s: %s", self.path, error)
 
-    def _write(self, line: Plain) -> None:
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+    def _write(self, plain: Callable[[], Plain]) -> None:
+        if self._file.closed:
+            return
+        try:
+            line = json.dumps(plain()) + "\n"
+            self._bytes_left -= len(line)
+            if self._bytes_left < 0:
+                raise OverflowError("it has reached event_log_bytes_max")
+            self._file.write(line)
+            self._file.flush()
+        except Exception as error:
+            log.warning("event log %s ends here: %s", self.path, error)
+            self.close()
 
 
 def read_event_log(path: Path) -> tuple[JobMachine, list[tuple[float, Plain]]]:

@@ -2,16 +2,19 @@
 
 Everything but kernels runs on the event loop, so the core needs no lock. Kernels on large vectors run on threads, one
 command at a time; the lock keeps the parameters still while they are encoded for pullers.
+
+What fails on the way, fails this job alone: see JobHost.fail().
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+import secrets
 from collections.abc import Callable
 
 from numpy.typing import DTypeLike
+from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -31,34 +34,36 @@ from optimd_server.core.effects import (
     PutBackKept,
 )
 from optimd_server.core.events import (
-    Applied,
     Event,
     JoinRequested,
-    Kept,
-    Prepared,
+    LeaveRequested,
     Push,
-    PutBack,
+    PushOffered,
     RangeTestStopRequested,
     SignOfLife,
+    Ticked,
     Version,
 )
 from optimd_server.core.saved import restore, saved_state
-from optimd_server.optimizers.kernels import Float32s, magnitude_max
+from optimd_server.optimizers.kernels import magnitude_max
 from optimd_server.runtime.budget import JobStaging, StagingBudget
+from optimd_server.runtime.commands import Commands
 from optimd_server.runtime.config import ServerConfig
-from optimd_server.runtime.encoded import EncodedParameters, ParameterMessages
-from optimd_server.runtime.eventlog import EventLog
+from optimd_server.runtime.encoded import ParameterMessages
+from optimd_server.runtime.eventlog import open_event_log
+from optimd_server.runtime.parameters import Parameters, memory_for
 from optimd_server.runtime.scans import Scans
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.sharing import JobSharing, WorkerMemory
 from optimd_server.runtime.threads import KernelThreads
+from optimd_server.runtime.waiting import Waiting
 from optimd_server.state import Claim, SharedGradient, StagedGradient
 from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
 
-# What the core asks of the shards.
-Command = Prepare | Apply | Keep | PutBackKept
+# Of an error's text that everybody is told.
+ERROR_CHARACTERS_MAX = 300
 
 
 class JobHost:
@@ -72,7 +77,6 @@ class JobHost:
         threads: KernelThreads,
         budget: StagingBudget,
         clock: Callable[[], float],
-        on_fatal: Callable[[BaseException], None],
         epochs_from: int,
     ) -> None:
         self.name = name
@@ -93,27 +97,35 @@ class JobHost:
             config.chunk_bytes_max,
             None if shared is None else shared.values,
         )
-        self._staging = JobStaging(budget, spec, self.shards, self.sharing, lambda: len(self.machine.state.members))
         self.transports: dict[tuple[str, int], tuple[int, str]] = {}
         self.ready = asyncio.Event()
         # Why the job cannot go on, "" while it can; and whether its state in memory is one between two updates.
         self.failure = ""
         self.is_trusted = True
         self._clock = clock
-        self._on_fatal = on_fatal
         self._one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
         self._run = threads.run_inline if self._one_thread else threads.run
-        # Waiters of one push in the order they came.
-        self._waiting: dict[tuple[str, int, int], dict[asyncio.Future[Outcome], None]] = {}
+        self._waiting = Waiting()
         self._slabs_still = asyncio.Lock()
         self.scans = Scans(
             self.shards, self._run, self._slabs_still, self.machine.rounds.foreseen, lambda: self.machine.state.step
         )
-        self.messages = ParameterMessages(self.shards, config.encoded_versions_max)
-        self._commands: set[asyncio.Task[None]] = set()
-        self._small: deque[Command] = deque()
-        folder = config.event_log_dir
-        self._log = None if folder is None else EventLog(folder, name, spec, arguments)
+        on_threads = not self._one_thread
+        self.parameters = Parameters(
+            self.shards,
+            self._run,
+            self._slabs_still,
+            lambda: self.machine.version,
+            self.check_goes_on,
+            ParameterMessages(self.shards, config.encoded_versions_max),
+            on_threads=on_threads,
+        )
+        self._commands = Commands(
+            self.shards, self._run, self._slabs_still, self._take_own, self._fail_over, on_threads=on_threads
+        )
+        # Behind all that can fail: what has entered the budget stays in it.
+        self._staging = JobStaging(budget, spec, self.shards, self.sharing, self._live)
+        self._log = open_event_log(config, name, spec, arguments)
 
     @property
     def state_name(self) -> str:
@@ -134,7 +146,25 @@ class JobHost:
         return self._clock()
 
     def handle(self, event: Event) -> list[Effect]:
-        """Feed one event to the core and carry out what it asks. Raises Refused."""
+        """Feed a caller's event to the core and carry out what it asks.
+
+        Raises Refused, having changed nothing; or INTERNAL if the job fails over it.
+        """
+        if self.failure:
+            return self._answer_failed(event)
+        try:
+            return self._take(event)
+        except Refused:
+            raise
+        except Exception as error:
+            self.fail(error, f"{type(event).__name__} was half taken", trusted=False)
+            raise Refused("INTERNAL", self.failure, job=self.name) from error
+
+    def tick(self) -> None:
+        """Time passes."""
+        self._take_own(Ticked())
+
+    def _take(self, event: Event) -> list[Effect]:
         now_s = self._clock()
         if self._log is not None:
             self._log.event(event, now_s)
@@ -143,13 +173,76 @@ class JobHost:
             self._perform(effect)
         return effects
 
+    def _take_own(self, event: Event) -> None:
+        """One of the server's own, which the core does not refuse."""
+        if self.failure:
+            return
+        try:
+            self._take(event)
+        except Exception as error:
+            self.fail(error, f"{type(event).__name__} was half taken", trusted=False)
+
+    def fail(self, error: Exception, what: str, *, trusted: bool) -> None:
+        """The job goes on no more, and says so: whoever waits or asks is answered JOB_FAILED. Other jobs go on.
+
+        trusted: parameters, slots and core are as between two updates, so that the job can be saved.
+        """
+        self.is_trusted = self.is_trusted and trusted and not self.machine.state.sweeping
+        if self.failure:
+            return
+        incident = secrets.token_hex(4)
+        problem = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
+        step = self.machine.state.step
+        self.failure = f"job {self.name!r} failed at step {step}: {what}: {problem} (incident {incident} in the log)"
+        log.critical("incident %s: %s", incident, self.failure, exc_info=error)
+        self.stop_waiting()
+        self.close()
+        self.sharing.forget_all()
+        self.parameters.messages.forget_all()
+        self._commands.end()
+
+    def _fail_over(self, what: str, error: Exception, changed: bool) -> None:
+        self.fail(error, what, trusted=not changed)
+
+    def check_goes_on(self) -> None:
+        """Raises Refused(JOB_FAILED)."""
+        if self.failure:
+            raise self._refusal()
+
+    def check_trusted(self) -> None:
+        """Raises Refused(JOB_FAILED) if the job has failed and left nothing that can be saved."""
+        if not self.is_trusted:
+            raise self._refusal()
+
+    def _refusal(self) -> Refused:
+        return Refused("JOB_FAILED", self.failure, job=self.name, failure=self.failure)
+
+    def _answer_failed(self, event: Event) -> list[Effect]:
+        """Who leaves may go; a push that has its outcome is told it. Raises Refused(JOB_FAILED)."""
+        match event:
+            case LeaveRequested():
+                return []
+            case PushOffered():
+                push = event.push
+                outcome = self._stored_outcome(push.worker, push.epoch, push.seq)
+                return [Answered(push.worker, push.epoch, outcome, duplicate=True)]
+        raise self._refusal()
+
+    def _stored_outcome(self, worker: str, epoch: int, seq: int) -> Outcome:
+        """Of a failed job; nothing is withheld any more. Raises Refused(JOB_FAILED) where none will ever come."""
+        outcome = self.machine.state.ledger.settled(worker, epoch, seq)
+        if outcome is None:
+            raise self._refusal()
+        return outcome
+
+    def _live(self) -> int:
+        """Workers that need room for gradients."""
+        return 0 if self.failure else len(self.machine.state.members)
+
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Answered():
-                key = (effect.worker, effect.epoch, effect.outcome.seq)
-                for waiter in self._waiting.pop(key, ()):
-                    if not waiter.done():
-                        waiter.set_result(effect.outcome)
+                self._waiting.answer((effect.worker, effect.epoch, effect.outcome.seq), effect.outcome)
             case DropStaging():
                 self.shards.drop(effect.worker, effect.epoch)
             case MemberRecord():
@@ -161,63 +254,13 @@ class JobHost:
             case BecameReady():
                 self.ready.set()
             case Prepare() | Apply() | Keep() | PutBackKept():
-                self._command(effect)
+                self._commands.give(effect)
             case _:
                 pass  # answers to the caller, and records for a journal
 
-    def _command(self, command: Command) -> None:
-        if self._one_thread:
-            self._small.append(command)
-            if len(self._small) == 1:
-                self._carry_out_small()
-            return
-        task = asyncio.get_running_loop().create_task(self._carry_out_on_threads(command))
-        self._commands.add(task)
-        task.add_done_callback(self._commands.discard)
-
-    def _carry_out_small(self) -> None:
-        """What comes of one may ask for the next: a loop, however many pushes wait."""
-        try:
-            while self._small:
-                self.handle(self._carry_out_now(self._small[0]))
-                self._small.popleft()
-        finally:
-            self._small.clear()
-
-    def _carry_out_now(self, command: Command) -> Event:
-        try:
-            return self._carry_out(command)
-        except Exception as error:
-            self._give_up_on(command, error)
-            raise
-
-    async def _carry_out_on_threads(self, command: Command) -> None:
-        try:
-            async with self._slabs_still:
-                event = await asyncio.to_thread(self._carry_out, command)
-            self.handle(event)
-        except Exception as error:  # the update may be half done: nothing of this job can be trusted any more
-            self._give_up_on(command, error)
-
-    def _give_up_on(self, command: Command, error: Exception) -> None:
-        log.critical("job %s: %s failed", self.name, type(command).__name__, exc_info=error)
-        self._on_fatal(error)
-
-    def _carry_out(self, command: Command) -> Prepared | Applied | Kept | PutBack:
-        match command:
-            case Prepare():
-                return Prepared(command.step, self.shards.prepare(command, self._run))
-            case Apply():
-                self.shards.apply(command, self._run)
-                return Applied(command.step)
-            case Keep():
-                return Kept(self.shards.keep())
-            case PutBackKept():
-                self.shards.put_back(command.step)
-                return PutBack(command.step)
-
     def join(self, worker: str) -> Joined:
-        """Make the worker a member under a fresh epoch. Raises Refused(BACKLOG_FULL, JOB_NOT_READY)."""
+        """Make the worker a member under a fresh epoch. Raises Refused(BACKLOG_FULL, JOB_NOT_READY, JOB_FAILED)."""
+        self.check_goes_on()
         if not self.machine.state.members.has(worker):
             self._staging.check_join()
         return next(effect for effect in self.handle(JoinRequested(worker)) if isinstance(effect, Joined))
@@ -225,7 +268,8 @@ class JobHost:
     def stage(self, push: Push, dtype: DTypeLike) -> StagedGradient:
         """Where the payload of an offered push goes. Raises Refused(BACKLOG_FULL)."""
         self._staging.check_stage(push.worker, push.epoch, dtype)
-        return self.shards.stage(push.worker, push.epoch, dtype)
+        with memory_for("a gradient"):
+            return self.shards.stage(push.worker, push.epoch, dtype)
 
     async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:
         """Make shared memory for a live epoch of a job that shares. Raises Refused(SHARED_MEMORY_UNAVAILABLE, ...)."""
@@ -253,24 +297,19 @@ class JobHost:
         return found
 
     async def locate(self, worker: str, epoch: int) -> tuple[Version, pb.Location]:
-        """The version of the parameters and where a worker with shared memory may read them, as a Location."""
+        """The version of the parameters and where a worker with shared memory may read them, as a Location.
+
+        Raises Refused(JOB_FAILED).
+        """
+        self.check_goes_on()
         if self.sharing.has(worker, epoch):
             if self.machine.rounds.stands_still_for(worker, epoch):
                 return self.machine.version, pb.LOCATION_SHARED
             copy = self.sharing.copy_of(worker, epoch)
             if copy is not None:
                 # To its end, also if the call is given up: nobody may write to the parameters meanwhile.
-                return await asyncio.shield(asyncio.ensure_future(self._copy_parameters(copy))), pb.LOCATION_COPY
+                return await asyncio.shield(asyncio.ensure_future(self.parameters.copy_to(copy))), pb.LOCATION_COPY
         return self.machine.version, pb.LOCATION_NONE
-
-    async def _copy_parameters(self, target: Float32s) -> Version:
-        if self._one_thread:  # updates are made here, on the event loop: nothing may be read elsewhere
-            self.shards.copy_parameters(target, self._run)
-            return self.machine.version
-        async with self._slabs_still:
-            version = self.machine.version
-            await asyncio.to_thread(self.shards.copy_parameters, target, self._run)
-            return version
 
     def give_up(self, staged: Claim) -> None:
         """Nothing more of this payload will come: free it, unless another attempt took its place."""
@@ -282,49 +321,19 @@ class JobHost:
 
         Raises Refused.
         """
+        if self.failure:
+            return self._stored_outcome(worker, epoch, seq)
         known = self.machine.outcome_of(worker, epoch, seq)
         if not isinstance(known, Pending) or wait_s <= 0:
             return known
-        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        key = (worker, epoch, seq)
-        waiters = self._waiting.setdefault(key, {})
-        waiters[waiter] = None
-        try:
-            async with asyncio.timeout(wait_s):
-                return await waiter
-        except TimeoutError:
-            return known
-        finally:
-            waiters.pop(waiter, None)
-            if not waiters and self._waiting.get(key) is waiters:
-                del self._waiting[key]
+        outcome = await self._waiting.wait((worker, epoch, seq), wait_s)
+        if outcome is None:
+            return self._stored_outcome(worker, epoch, seq) if self.failure else known
+        return outcome
 
     def stop_waiting(self) -> None:
-        """Let every waiting call answer WAITING now."""
-        for waiters in self._waiting.values():
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_exception(TimeoutError())
-        self._waiting.clear()
-
-    async def encoded(self, encoding: int) -> EncodedParameters:
-        """The current parameters as messages, encoded once per version, as F32 or BF16."""
-        bfloat16 = encoding == pb.ENCODING_BF16
-        if self._one_thread:
-            return self._known_messages(bfloat16) or self.messages.make(self.machine.version, bfloat16)
-        async with self._slabs_still:
-            known = self._known_messages(bfloat16)
-            if known is not None:
-                return known
-            return await asyncio.to_thread(self.messages.make, self.machine.version, bfloat16)
-
-    def _known_messages(self, bfloat16: bool) -> EncodedParameters | None:
-        return self.messages.known(self.machine.version, bfloat16=bfloat16)
-
-    async def copy_parameters(self) -> tuple[Version, Float32s]:
-        """The current parameters as one private vector, and their version."""
-        async with self._slabs_still:
-            return self.machine.version, self.shards.flat_parameters()
+        """Let every waiting call answer now what is known."""
+        self._waiting.end()
 
     def restore(self, snapshot: Snapshot, fresh_lineage: str | None) -> None:
         """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
@@ -336,8 +345,9 @@ class JobHost:
         self.ready.set()
 
     async def image(self) -> Snapshot:
-        """The whole state between two updates, copied."""
+        """The whole state between two updates, copied. Raises Refused(JOB_FAILED) if it is not to be trusted."""
         async with self._slabs_still:
+            self.check_trusted()
             state = saved_state(self.machine)
             images = self.shards.images() if self._one_thread else await asyncio.to_thread(self.shards.images)
         return Snapshot(self.name, self.spec, state, images)
@@ -345,6 +355,11 @@ class JobHost:
     async def drain(self) -> None:
         """Wait for the update that is on its way; end a range test."""
         if self.state_name == "RANGE_TEST":
-            self.handle(RangeTestStopRequested())
-        while self._commands:
-            await asyncio.wait(self._commands)
+            self._take_own(RangeTestStopRequested())
+        await self._commands.finished()
+
+    def close(self) -> None:
+        """Write down no more events."""
+        log_file, self._log = self._log, None
+        if log_file is not None:
+            log_file.close()

@@ -54,11 +54,16 @@ class Saver:
         return path
 
     async def save_all(self, hosts: Iterable[JobHost]) -> None:
-        """Save every job that is ready; nothing may happen to them any more. Raises Refused(STORAGE_FAILED)."""
-        for host in hosts:
-            if host.ready.is_set():
+        """Save every job that is ready and can be trusted; nothing may happen to them any more.
+
+        Raises Refused(STORAGE_FAILED).
+        """
+        ready = [host for host in hosts if host.ready.is_set()]
+        for host in ready:
+            if host.is_trusted:
                 await self.save(host)
-        self._store.mark_ended()
+        if all(host.is_trusted for host in ready):
+            self._store.mark_ended()
 
     def close(self) -> None:
         """Let another server use the directory."""
@@ -68,6 +73,7 @@ class Saver:
 def _check_savable(host: JobHost) -> None:
     if not host.ready.is_set():
         raise Refused("JOB_NOT_READY", "the job has no parameters to save", job=host.name, state=host.state_name)
+    host.check_trusted()
     if host.state_name == "RANGE_TEST":
         message = "expected no range test on its way: what it does is not to be kept"
         raise Refused("WRONG_STATE", message, job=host.name, state=host.state_name)

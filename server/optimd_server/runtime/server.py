@@ -14,7 +14,7 @@ from optimdpb.specs import Async, JobSpec
 from optimdpb.specs.job import first_difference
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
-from optimd_server.core.events import CreateRequested, Ticked
+from optimd_server.core.events import CreateRequested
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
@@ -46,7 +46,6 @@ class Runtime:
         self.incarnation = secrets.token_hex(16)
         self.jobs: dict[str, JobHost] = {}
         self.draining = False
-        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._clock = clock
         # Seconds since 1970, for the history alone.
         self.unix_s = wall_clock
@@ -83,9 +82,7 @@ class Runtime:
         if host is None:
             self._check_limits(spec)
             try:
-                host = JobHost(
-                    name, spec, self.config, self._threads, self._budget, self._clock, self._stop_on, self._epochs_from
-                )
+                host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._epochs_from)
             except MemoryError as error:
                 raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
             self.jobs[name] = host
@@ -148,22 +145,18 @@ class Runtime:
             self._saver.close()
         self._ticking.cancel()
         await asyncio.gather(self._ticking, return_exceptions=True)
+        for host in self.jobs.values():
+            host.close()
         self._threads.close()
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self.config.tick_interval_s)
-            try:
-                for host in list(self.jobs.values()):
-                    host.handle(Ticked())
-            except Exception as error:  # without ticks no lease ends and no round times out
-                log.critical("a tick failed", exc_info=True)
-                self._stop_on(error)
-                return
-
-    def _stop_on(self, error: BaseException) -> None:
-        if not self.fatal.done():
-            self.fatal.set_result(error)
+            for host in list(self.jobs.values()):
+                try:
+                    host.tick()
+                except Exception:  # without ticks no lease of any job ends and no round times out
+                    log.exception("a tick of job %s failed", host.name)
 
     def _check_limits(self, spec: JobSpec) -> None:
         kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0

@@ -53,22 +53,26 @@ class ShardGroup:
     def stage(self, worker: str, epoch: int, dtype: DTypeLike = np.float32) -> StagedGradient:
         """Start to stage a gradient; an unfinished one of the same epoch is closed.
 
-        dtype: float32, uint16 for bfloat16, uint8 for blocks of int8.
+        dtype: float32, uint16 for bfloat16, uint8 for blocks of int8. Raises MemoryError, having staged nothing.
         """
         self.drop(worker, epoch)
-        parts: list[Gradient | NDArray[np.uint8]] = []
-        if dtype == np.uint8:
-            payload = self._payloads[worker, epoch] = (
-                self._free_payloads.pop() if self._free_payloads else self._payload()
-            )
-            for shard in self.shards:
-                shard.adopt_blocks(worker, epoch, payload)
-            parts = [payload]
-        else:
-            parts += [shard.stage(worker, epoch, dtype) for shard in self.shards]
+        try:
+            parts = self._room_for(worker, epoch, dtype)
+        except BaseException:
+            self.drop(worker, epoch)  # what some of the shards have made already
+            raise
         staged = StagedGradient(worker, epoch, parts, self._chunk_bytes_max)
         self.staged[worker, epoch] = staged
         return staged
+
+    def _room_for(self, worker: str, epoch: int, dtype: DTypeLike) -> Sequence[Gradient | NDArray[np.uint8]]:
+        if dtype != np.uint8:
+            return [shard.stage(worker, epoch, dtype) for shard in self.shards]
+        payload = self._free_payloads.pop() if self._free_payloads else self._payload()
+        self._payloads[worker, epoch] = payload
+        for shard in self.shards:
+            shard.adopt_blocks(worker, epoch, payload)
+        return [payload]
 
     def adopt(self, worker: str, epoch: int, values: Float32s) -> SharedGradient:
         """Stage a gradient where it lies; what was staged of the same epoch is closed."""
@@ -98,6 +102,14 @@ class ShardGroup:
         self._free_payloads.clear()
         for shard in self.shards:
             shard.trim()
+
+    def free(self) -> None:
+        """Forget everything but parameters and slots; no command may be on its way, and none comes any more."""
+        for worker, epoch in list(self.staged):
+            self.drop(worker, epoch)
+        self._free_payloads.clear()
+        for shard in self.shards:
+            shard.free()
 
     def drop(self, worker: str, epoch: int) -> None:
         """Forget what the epoch has staged."""
@@ -134,6 +146,11 @@ class ShardGroup:
         for shard in self.shards:
             shard.foreseen(step, parts)
 
+    def make_room(self, command: Apply) -> None:
+        """Take all memory that apply() needs, so that it fails before anything has changed. Raises MemoryError."""
+        for shard in self.shards:
+            shard.make_room(command)
+
     def apply(self, command: Apply, run: RunOnThreads) -> None:
         """Move every shard from command.step to command.step + 1."""
         for shard in self.shards:
@@ -144,10 +161,12 @@ class ShardGroup:
         try:
             for shard in self.shards:
                 shard.keep()
-        except MemoryError:
+        except BaseException as error:
             for shard in self.shards:
                 shard.drop_kept()
-            return False
+            if isinstance(error, MemoryError):
+                return False
+            raise
         return True
 
     def put_back(self, step: int) -> None:

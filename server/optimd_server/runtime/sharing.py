@@ -94,6 +94,10 @@ class JobSharing:
         """The epoch is over; harmless if it has none."""
         self._workers.pop((worker, epoch), None)
 
+    def forget_all(self) -> None:
+        """No worker has any; the job keeps its own."""
+        self._workers.clear()
+
     def gradient(self, worker: str, epoch: int, number: int) -> Float32s:
         """Buffer `number`, from 1, of an epoch. Raises Refused(SHARED_MEMORY_GONE)."""
         memory = self._workers.get((worker, epoch))

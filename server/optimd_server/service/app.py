@@ -79,7 +79,6 @@ class Service:
         await self._server.stop(self._runtime.config.drain_s_max)
         await self._runtime.drain()
         try:
-            if not self._runtime.fatal.done():
-                await self._runtime.save_all()
+            await self._runtime.save_all()
         finally:
             await self._runtime.close()

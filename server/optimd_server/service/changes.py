@@ -82,6 +82,8 @@ class ChangeService:
         test = host.machine.state.range_test
         if test is None:
             raise Refused("NO_RANGE_TEST", f"job {host.name!r} has had no range test", job=host.name)
+        if test.active:
+            host.check_goes_on()
         end = "UNSPECIFIED" if test.active else test.end.upper()
         response = pb.GetRangeTestResponse(
             header=header(self._runtime, host),

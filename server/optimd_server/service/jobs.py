@@ -116,8 +116,9 @@ class JobService:
                 duplicates=state.counters.duplicates,
                 rounds_void=state.counters.rounds_void,
             ),
-            waiting_for=host.machine.waiting_for(now_s),
+            waiting_for="" if host.failure else host.machine.waiting_for(now_s),
             layout_digest=host.spec.layout.digest,
+            failure=host.failure,
         )
         put_changes(response, state)
         for rank, member in enumerate(state.members):

@@ -68,18 +68,15 @@ class PayloadService:
         put_outcome(response, outcome)
         if not isinstance(outcome, Outcome):
             return response
-        if message.shared_buffer:
-            version, location = await host.locate(push.worker, push.epoch)
-            _put_parameters(response, host, version, pb.VIEW_TRAIN, host.shards.size_bytes, location)
-            return response
-        version, parameters = await host.copy_parameters()
-        data = parameters.view("u1")
-        response.crc32c = crc32c(data)
-        _put_parameters(response, host, version, pb.VIEW_TRAIN, data.nbytes)
-        return with_data(response, data)
+        try:
+            return await _with_parameters(host, push, response, in_place=bool(message.shared_buffer))
+        except Refused as error:  # any other reason would say that the push was not taken
+            text = f"the push has its outcome, and the parameters cannot be sent: {error}"
+            raise Refused("INTERNAL", text, **{**error.metadata, "reason": error.reason}) from error
 
     async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullResponse | bytes]:
         host = self._runtime.job(request.job)
+        host.check_goes_on()
         check_pull_encoding(request.encoding)
         if request.view not in (pb.VIEW_UNSPECIFIED, pb.VIEW_TRAIN, pb.VIEW_EVAL):
             raise Refused("UNSUPPORTED_ENCODING", f"expected a known view, got number {request.view}", field="view")
@@ -101,7 +98,7 @@ class PayloadService:
                 _put_parameters(response, host, version, view, host.shards.size_bytes, location)
                 yield response
                 return
-        encoded = await host.encoded(request.encoding)
+        encoded = await host.parameters.encoded(request.encoding)
         _put_parameters(response, host, encoded.version, view, encoded.payload_bytes)
         response.parameters.encoding = request.encoding or pb.ENCODING_F32
         yield response
@@ -113,6 +110,20 @@ class PayloadService:
         if size > limit:
             text = f"expected a model of at most step_bytes_max = {limit} for Step, got {size}: use Push"
             raise Refused("LIMIT_EXCEEDED", text, limit="step_bytes_max", limit_value=limit, value=size)
+
+
+async def _with_parameters(
+    host: JobHost, push: Push, response: pb.StepResponse, *, in_place: bool
+) -> pb.StepResponse | bytes:
+    if in_place:
+        version, location = await host.locate(push.worker, push.epoch)
+        _put_parameters(response, host, version, pb.VIEW_TRAIN, host.shards.size_bytes, location)
+        return response
+    version, parameters = await host.parameters.copied()
+    data = parameters.view("u1")
+    response.crc32c = crc32c(data)
+    _put_parameters(response, host, version, pb.VIEW_TRAIN, data.nbytes)
+    return with_data(response, data)
 
 
 async def _receive(host: JobHost, push: Push, first: Framed, requests: AsyncIterator[Framed]) -> None:

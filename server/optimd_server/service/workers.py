@@ -92,7 +92,7 @@ class WorkerService:
     async def await_outcome(self, request: pb.AwaitOutcomeRequest) -> pb.AwaitOutcomeResponse:
         host = self._runtime.job(request.job)
         members = host.machine.state.members
-        if members.is_live(request.worker, request.epoch):
+        if not host.failure and members.is_live(request.worker, request.epoch):
             host.handle(SignOfLife(request.worker, request.epoch))
         wait_s = self._runtime.wait_s()
         outcome = await host.wait_outcome(request.worker, request.epoch, request.seq, wait_s)

@@ -15,11 +15,19 @@ class PastVersions:
         self._kept = kept
         self._elements = elements
         self._vectors: dict[int, Float32s] = {}
+        self._spare: Float32s | None = None
+
+    def make_room(self) -> None:
+        """Take the memory for the next version, unless an old one makes room. Raises MemoryError."""
+        if self._spare is None and len(self._vectors) < self._kept:
+            self._spare = np.empty(self._elements, np.float32)
 
     def keep(self, step: int, parameters: Float32s) -> None:
         """Copy the parameters as they are at `step`, larger than any before."""
-        full = len(self._vectors) == self._kept
-        vector = self._vectors.pop(min(self._vectors)) if full else np.empty(self._elements, np.float32)
+        self.make_room()
+        vector, self._spare = self._spare, None
+        if vector is None:
+            vector = self._vectors.pop(min(self._vectors))
         np.copyto(vector, parameters)
         self._vectors[step] = vector
 
@@ -33,3 +41,4 @@ class PastVersions:
     def clear(self) -> None:
         """Forget all."""
         self._vectors.clear()
+        self._spare = None

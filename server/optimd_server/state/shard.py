@@ -142,6 +142,14 @@ class Shard:
         """Give buffers that wait for reuse back to the system."""
         self._free.clear()
 
+    def free(self) -> None:
+        """Keep parameters and slots alone."""
+        for held in (self._staged, self._wholes, self._free):
+            held.clear()
+        self._reduced, self._reduced_for, self._kept = None, None, ()
+        if self._past is not None:
+            self._past.clear()
+
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
         """Sums over each piece, (1 or 2, piece): squares of the reduced gradient, or the rule's own sums."""
         sources = self._reduce(command, run)
@@ -187,6 +195,13 @@ class Shard:
     def foreseen(self, step: int, parts: tuple[Contribution, ...]) -> None:
         """What was reduced last is the reduction of this step, if its round is made of just these parts."""
         self._reduced_for = step, parts
+
+    def make_room(self, command: Apply) -> None:
+        """Take what memory apply() needs beside the slabs. Raises MemoryError, nothing changed."""
+        if self._is_delayed(command) and self._reduced is None:
+            self._reduced = slab(self.elements)
+        if self._past is not None and self.step == command.step:
+            self._past.make_room()
 
     def apply(self, command: Apply, run: RunOnThreads) -> None:
         """Update parameters and slots from command.step to command.step + 1, in place."""

@@ -63,8 +63,8 @@ class DataDirectory:
             if not finished:
                 continue
             snapshot = read_snapshot(finished[-1])
-            if folder.name != _folder_name(snapshot.job):
-                message = f"it is of job {snapshot.job!r}, which belongs in {_folder_name(snapshot.job)}"
+            if folder.name != folder_name(snapshot.job):
+                message = f"it is of job {snapshot.job!r}, which belongs in {folder_name(snapshot.job)}"
                 raise SnapshotRefused(finished[-1], message)
             snapshots.append(snapshot)
         return snapshots
@@ -81,7 +81,7 @@ class DataDirectory:
 
     def save(self, snapshot: Snapshot) -> Path:
         """Write aside, rename, forget the oldest. Returns where the snapshot is. Raises OSError, the others intact."""
-        folder = self.path / _folder_name(snapshot.job)
+        folder = self.path / folder_name(snapshot.job)
         folder.mkdir(exist_ok=True)
         _sync_folder(self.path)
         for left in folder.glob(f"{_ASIDE}*"):
@@ -107,7 +107,7 @@ class DataDirectory:
         os.close(self._lock)
 
 
-def _folder_name(job: str) -> str:
+def folder_name(job: str) -> str:
     """Readable, a valid name for any job, and never the same for two."""
     readable = re.sub(r"[^A-Za-z0-9_-]", "_", job)[:60]
     return f"{readable}-{hashlib.sha256(job.encode()).hexdigest()[:16]}"

@@ -201,6 +201,7 @@ def test_json_has_everything_under_names_that_stay() -> None:
         "revision": 3,
         "schedules": {"lr": "constant(lr=0.1)"},
         "history": [asdict(CHANGED)],
+        "failure": "",
     }
     assert (second["job"], second["loss"], second["workers"]) == ("k", None, [])
 

@@ -89,7 +89,7 @@ async def train(host: JobHost) -> None:
         await asyncio.gather(*(push_shared(host, worker, epoch, 7) for worker, epoch in epochs.items()))
         await host.drain()
     for encoding in (pb.ENCODING_F32, pb.ENCODING_BF16):
-        await host.encoded(encoding)
+        await host.parameters.encoded(encoding)
     host.handle(RangeTestRequested("r", "", 0.0, 1e-3, 1e-1, 10, "linear", "sweep"))
     await host.drain()
     await host.image()

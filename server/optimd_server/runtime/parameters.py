@@ -1,0 +1,88 @@
+"""Reading the parameters of a job while no update changes them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+
+from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd_server.core.events import Version
+from optimd_server.optimizers.kernels import Float32s
+from optimd_server.runtime.encoded import EncodedParameters, ParameterMessages
+from optimd_server.runtime.shards import ShardGroup
+from optimd_server.state.bulk import RunOnThreads
+
+
+class Parameters:
+    """Use it on the event loop alone. Everything raises what `check` does, if that is so once nothing changes them.
+
+    still: held while nothing else may work on the slabs; on_threads: whether updates are made elsewhere than on the
+    event loop. version: theirs now. `messages`: as they are sent.
+    """
+
+    def __init__(
+        self,
+        shards: ShardGroup,
+        run: RunOnThreads,
+        still: asyncio.Lock,
+        version: Callable[[], Version],
+        check: Callable[[], None],
+        messages: ParameterMessages,
+        *,
+        on_threads: bool,
+    ) -> None:
+        self.messages = messages
+        self._shards = shards
+        self._run = run
+        self._still = still
+        self._version = version
+        self._check = check
+        self._on_threads = on_threads
+
+    async def copy_to(self, target: Float32s) -> Version:
+        """Write them to a vector of their size. Returns their version."""
+        if not self._on_threads:
+            self._check()
+            self._shards.copy_parameters(target, self._run)
+            return self._version()
+        async with self._still:
+            self._check()
+            version = self._version()
+            await asyncio.to_thread(self._shards.copy_parameters, target, self._run)
+            return version
+
+    async def copied(self) -> tuple[Version, Float32s]:
+        """One private vector, and its version. Raises Refused(BACKLOG_FULL)."""
+        async with self._still:
+            self._check()
+            with memory_for("parameters to be sent"):
+                return self._version(), self._shards.flat_parameters()
+
+    async def encoded(self, encoding: int) -> EncodedParameters:
+        """As messages, encoded once per version, as F32 or BF16. Raises Refused(BACKLOG_FULL)."""
+        bfloat16 = encoding == pb.ENCODING_BF16
+        with memory_for("parameters to be sent"):
+            if not self._on_threads:
+                self._check()
+                return self._known(bfloat16) or self.messages.make(self._version(), bfloat16)
+            async with self._still:
+                self._check()
+                known = self._known(bfloat16)
+                if known is not None:
+                    return known
+                return await asyncio.to_thread(self.messages.make, self._version(), bfloat16)
+
+    def _known(self, bfloat16: bool) -> EncodedParameters | None:
+        return self.messages.known(self._version(), bfloat16=bfloat16)
+
+
+@contextlib.contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Raises Refused(BACKLOG_FULL) where there is none."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Refused("BACKLOG_FULL", f"expected memory for {what}, the server has none: try again") from error
