@@ -54,6 +54,8 @@ class WorkerStatus:
 
     member: whether the open round counts it. rejections: of its pushes, since one was applied: a worker that computes
     nonsense. transport: how its payloads travel, "grpc" or "shared_memory", and why so in words; "" until it has said.
+    last_push_ago_s: since its last push that was taken, or since it joined. idle_s: how long its program had not called
+    its client when it last said so, None if it has not.
     """
 
     worker: str
@@ -65,6 +67,8 @@ class WorkerStatus:
     rejections: int
     transport: str = ""
     transport_detail: str = ""
+    last_push_ago_s: float = 0.0
+    idle_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class JobStatus:
     """A job as an observer sees it. learning_rate and loss are those of the last applied round, None before it.
 
     revision: rises with every change; schedules: those in force as text, by hyper-parameter; history: the last 1,000
-    changes in the order of their asking; failure: of a failed job, what went wrong.
+    changes in the order of their asking; failure: of a failed job, what went wrong. workers_left_out, history_left_out:
+    workers behind those here, and changes before those here, that did not fit the server's answer.
     """
 
     state: str
@@ -107,6 +112,8 @@ class JobStatus:
     schedules: dict[str, str] = field(default_factory=dict)
     history: tuple[HistoryEntry, ...] = ()
     failure: str = ""
+    workers_left_out: int = 0
+    history_left_out: int = 0
 
 
 def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
@@ -135,6 +142,8 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
                 worker.rejections,
                 _transport_name(worker.transport),
                 worker.transport_detail,
+                worker.last_push_ago.ToMilliseconds() / 1000,
+                worker.idle.ToMilliseconds() / 1000 if worker.HasField("idle") else None,
             )
             for worker in message.workers
         ),
@@ -146,6 +155,8 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
             for entry in message.history
         ),
         failure=message.failure,
+        workers_left_out=message.workers_left_out,
+        history_left_out=message.history_left_out,
     )
 
 

@@ -33,6 +33,8 @@ COLUMNS = (
     ("epoch", True),
     ("last seq", True),
     ("lease left", True),
+    ("last push", True),
+    ("idle", True),
     ("in round", False),
     ("rejected running", True),
     ("transport", False),
@@ -95,12 +97,14 @@ def job_text(name: str, status: JobStatus) -> str:
     lines += [
         f"  {name}: {text}" for name, text in sorted(status.schedules.items(), key=lambda entry: entry[0] != "lr")
     ]
+    if status.history_left_out:
+        lines.append(f"  changes left out, the oldest: {status.history_left_out}")
     lines += [f"  {_change_text(entry, status)}" for entry in status.history[-HISTORY_SHOWN:] if entry.revision]
     if status.failure:
         lines.append(f"  {status.failure}")
     if status.waiting_for:
         lines.append(f"  waiting for: {status.waiting_for}")
-    lines += [f"  {line}" for line in _workers_text(status.workers)]
+    lines += [f"  {line}" for line in _workers_text(status.workers, status.workers_left_out)]
     return "\n".join(map(printable, lines)) + "\n"
 
 
@@ -118,7 +122,7 @@ def _last_round(status: JobStatus) -> str:
     return f"last round: learning rate {status.learning_rate:.4g}{loss}"
 
 
-def _workers_text(workers: Sequence[WorkerStatus]) -> list[str]:
+def _workers_text(workers: Sequence[WorkerStatus], left_out: int) -> list[str]:
     """The table in order of rank. A broken worker must not hide behind those that are well."""
     if not workers:
         return ["no live workers"]
@@ -134,8 +138,9 @@ def _workers_text(workers: Sequence[WorkerStatus]) -> list[str]:
             for cell, width, (_, to_the_right) in zip(row, widths, COLUMNS, strict=True)
         ]
         lines.append("  ".join([*cells, note]).rstrip())
-    if len(workers) > len(shown):
-        lines.append(f"... and {len(workers) - len(shown)} more")
+    more = len(workers) - len(shown) + left_out
+    if more:
+        lines.append(f"... and {more} more")
     return lines
 
 
@@ -146,6 +151,8 @@ def _cells(worker: WorkerStatus) -> list[str]:
         str(worker.epoch),
         str(worker.last_seq),
         f"{worker.lease_left_s:.1f} s",
+        f"{worker.last_push_ago_s:.1f} s",
+        "" if worker.idle_s is None else f"{worker.idle_s:.1f} s",
         "yes" if worker.member else "no",
         str(worker.rejections),
         worker.transport.replace("_", " "),

@@ -7,6 +7,7 @@ serves every rule, schedule and consistency model. Only the job's own shape is s
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -31,11 +32,14 @@ from optimdpb.specs import (
     Tensor,
 )
 from optimdpb.specs.checks import shown
-from optimdpb.specs.schedules import NESTING_MAX
+from optimdpb.specs.schedules import ENTRIES_MAX, NESTING_MAX
 from optimdpb.specs.text import schedule_from_text
 from optimdpb.v1 import optimd_pb2 as pb
 
 T = TypeVar("T")
+
+# Schedules of one rule or one change; no rule has so many hyper-parameters.
+SCHEDULES_MAX = 32
 
 _CLIP_OF_KIND: dict[str, Callable[[float], Clip]] = {
     "global_norm": ClipGlobalNorm,
@@ -75,6 +79,8 @@ def optimizer_from_proto(message: pb.Optimizer) -> Optimizer:
 
 def schedules_from_proto(path: str, messages: Mapping[str, pb.Schedule]) -> dict[str, Schedule]:
     """Schedules by hyper-parameter from their messages. Raises InvalidSpec, NotServed."""
+    if len(messages) > SCHEDULES_MAX:
+        raise InvalidSpec(path, f"expected at most {SCHEDULES_MAX} schedules, got {len(messages)}")
     return {name: _unwrap(f"{path}.{name}", messages[name], "kind") for name in sorted(messages)}
 
 
@@ -113,6 +119,12 @@ def layout_to_proto(layout: Layout) -> pb.Layout:
         kind = pb.TENSOR_KIND_BUFFER if tensor.kind == "buffer" else pb.TENSOR_KIND_TRAINABLE
         message.tensors.add(name=tensor.name, shape=tensor.shape, kind=kind)
     return message
+
+
+def spec_digest(message: pb.JobSpec) -> bytes:
+    """SHA-256 of a specification's JSON with sorted names: the same for every process and version that reads it so."""
+    plain = json_format.MessageToDict(message, preserving_proto_field_name=True)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()
 
 
 def job_spec_to_proto(spec: JobSpec) -> pb.JobSpec:
@@ -246,8 +258,21 @@ def _put(message: Any, descriptor: Any, value: Any) -> None:
         setattr(message, descriptor.name, value)
 
 
-def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0) -> Any:
+@dataclasses.dataclass
+class _Walk:
+    """What a walk has met: the entries of lists so far, counted before they are read."""
+
+    entries: int = 0
+
+    def meets(self, path: str, entries: int) -> None:
+        self.entries += entries
+        if self.entries > ENTRIES_MAX:
+            raise InvalidSpec(path, f"expected at most {ENTRIES_MAX} entries in all, got {self.entries}")
+
+
+def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0, walk: _Walk | None = None) -> Any:
     """Build the specification held in a wrapper's oneof, which lies in `depth` schedules."""
+    walk = walk or _Walk()
     _refuse_unknown_fields(path, wrapper)
     member = wrapper.WhichOneof(oneof)
     if member is None:
@@ -261,23 +286,24 @@ def _unwrap(path: str, wrapper: Any, oneof: str, depth: int = 0) -> Any:
         raise NotServed(f"{path} {message.DESCRIPTOR.name}")
     values: dict[str, object] = {}
     for descriptor in message.DESCRIPTOR.fields:
-        value = _take(f"{path}.{descriptor.name}", message, descriptor, depth)
+        value = _take(f"{path}.{descriptor.name}", message, descriptor, depth, walk)
         if value is not None:
             values[descriptor.name] = value
     return _within(path, lambda: spec_class(**values))
 
 
-def _take(path: str, message: Any, descriptor: Any, depth: int) -> Any:
+def _take(path: str, message: Any, descriptor: Any, depth: int, walk: _Walk) -> Any:
     """The value of a field; None to leave its default."""
     if isinstance(descriptor.default_value, list):  # repeated
         given = getattr(message, descriptor.name)
+        walk.meets(path, len(given))
         if descriptor.message_type is None:
             return tuple(given)
-        return tuple(_entry(f"{path}[{place}]", entry, depth) for place, entry in enumerate(given))
+        return tuple(_entry(f"{path}[{place}]", entry, depth, walk) for place, entry in enumerate(given))
     if descriptor.message_type is not None:
         if not message.HasField(descriptor.name):
             raise InvalidSpec(path, "expected a schedule, got none")
-        return _unwrap(path, getattr(message, descriptor.name), "kind", depth + 1)
+        return _unwrap(path, getattr(message, descriptor.name), "kind", depth + 1, walk)
     if descriptor.enum_type is not None:
         return _choice_from_proto(path, message, descriptor)
     if descriptor.has_presence and not message.HasField(descriptor.name):
@@ -285,10 +311,10 @@ def _take(path: str, message: Any, descriptor: Any, depth: int) -> Any:
     return getattr(message, descriptor.name)
 
 
-def _entry(path: str, message: Any, depth: int) -> tuple[Any, ...]:
+def _entry(path: str, message: Any, depth: int, walk: _Walk) -> tuple[Any, ...]:
     """An entry of a repeated field: its fields in order."""
     _refuse_unknown_fields(path, message)
-    return tuple(_take(f"{path}.{part.name}", message, part, depth) for part in message.DESCRIPTOR.fields)
+    return tuple(_take(f"{path}.{part.name}", message, part, depth, walk) for part in message.DESCRIPTOR.fields)
 
 
 def _choice_from_proto(path: str, message: Any, descriptor: Any) -> str | None:

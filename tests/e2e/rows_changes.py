@@ -8,7 +8,7 @@ from typing import Any
 
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.e2e.rows_jobs import Edit, invalid_spec, schedule
+from tests.e2e.rows_jobs import Edit, invalid_spec, schedule, table_of
 from tests.e2e.scene import Row, Scene
 
 LR = "optimizer.lr"
@@ -161,6 +161,24 @@ UPDATES = [
     ),
 ]
 
+
+def update_to_a_table(scene: Scene) -> Any:
+    """Of a thousand points."""
+    request = pb.UpdateJobRequest(job=scene.job, request_id="long")
+    table_of(request.schedules["lr"], 1_000)
+    return scene.call("UpdateJob", request)
+
+
+LONG = [
+    Row(
+        "update to a schedule that GetJob could not repeat",
+        update_to_a_table,
+        "LIMIT_EXCEEDED",
+        {"limit": "schedules_bytes_max", "limit_value": str(8 << 10)},
+        server="short spec",
+    ),
+]
+
 RANGE_TESTS = [
     Row("range test of no job", sweeping(job="nobody"), "UNKNOWN_JOB"),
     Row("range test backwards", sweeping(lr_end=1e-4), "INVALID_UPDATE", {"field": "lr_end"}),
@@ -178,4 +196,4 @@ RANGE_TESTS = [
     ),
 ]
 
-ROWS = [*SCHEDULES, *UPDATES, *RANGE_TESTS]
+ROWS = [*SCHEDULES, *UPDATES, *LONG, *RANGE_TESTS]

@@ -139,6 +139,33 @@ def group(pattern: str, lr_multiplier: float = 1.0, **hyper_parameters: float) -
     return lambda spec: spec.groups.add(pattern=pattern, lr_multiplier=lr_multiplier, hyper_parameters=hyper_parameters)
 
 
+def padded(spec: Any) -> None:
+    """Above two MiB."""
+    spec.layout.tensors.add(name="x" * (2 << 20), shape=[1])
+
+
+def table_of(schedule: Any, points: int = 500) -> None:
+    """Replace it by a table."""
+    schedule.Clear()
+    for step in range(points):
+        schedule.table.points.add(step=step, value=0.5)
+
+
+def tables_in_a_sequence(spec: Any) -> None:
+    """Each is short enough."""
+    lr = spec.optimizer.sgdm.lr
+    lr.Clear()
+    for _ in range(10):
+        part = lr.sequence.parts.add(steps=2000)
+        table_of(part.schedule, 1100)
+
+
+def many_schedules(spec: Any) -> None:
+    """More than a rule has hyper-parameters."""
+    for number in range(33):
+        spec.optimizer.schedules[f"h{number}"].constant.lr = 0.1
+
+
 def mismatch(name: str, field: str, edit: Edit) -> Row:
     """The scene's job created again with a difference."""
     return Row(f"create again: {name}", creating(edit, same_job=True), "JOB_MISMATCH", {"field": field})
@@ -322,6 +349,29 @@ LISTS = [
     Row("page token not ASCII", list_jobs(page_token="é"), "MALFORMED_REQUEST", {"field": "page_token"}),
 ]
 
+LISTS_TOO_LONG = [
+    Row("spec: above spec_bytes_max", creating(padded), "LIMIT_EXCEEDED", {"limit": "spec_bytes_max"}),
+    Row(
+        "spec: above groups_max",
+        creating(lambda spec: [group("w")(spec) for _ in range(1001)]),
+        "LIMIT_EXCEEDED",
+        {"limit": "groups_max", "limit_value": "1000", "value": "1001"},
+    ),
+    Row(
+        "spec: schedules that GetJob could not repeat",
+        creating(lambda spec: [table_of(spec.optimizer.schedules[name]) for name in ("momentum", "weight_decay")]),
+        "LIMIT_EXCEEDED",
+        {"limit": "schedules_bytes_max"},
+        server="short spec",
+    ),
+    invalid_spec(
+        "a table of 10,001 points", "optimizer.lr.points", lambda spec: table_of(spec.optimizer.sgdm.lr, 10_001)
+    ),
+    invalid_spec("11,000 points in ten tables", "optimizer.lr.parts[9].schedule.points", tables_in_a_sequence),
+    invalid_spec("33 schedules", "optimizer.schedules", many_schedules),
+    invalid_spec("a pattern of 201 characters", "groups[0].pattern", group("*" * 201)),
+]
+
 FULL = [
     Row("a job above jobs_max", creating(lambda spec: None), "LIMIT_EXCEEDED", {"limit": "jobs_max"}, server="full"),
 ]
@@ -365,4 +415,4 @@ NO_MESSAGES = [
     Row("text that is not UTF-8", garbage("GetJob", b"\x0a\x02\xff\xfe"), "MALFORMED_REQUEST"),
 ]
 
-ROWS = [*MISMATCHES, *SPECS, *MODELS, *LAYOUTS, *NAMES, *LONG, *LISTS, *FULL, *SNAPSHOTS, *NO_MESSAGES]
+ROWS = [*MISMATCHES, *SPECS, *MODELS, *LAYOUTS, *NAMES, *LONG, *LISTS, *LISTS_TOO_LONG, *FULL, *SNAPSHOTS, *NO_MESSAGES]

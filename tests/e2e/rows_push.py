@@ -165,6 +165,7 @@ MEMBERSHIP = [
     refused("leave of an old epoch", leave, "EPOCH_SUPERSEDED", arrange=join_again),
     refused("join with a bad name", joined(worker="a b"), "INVALID_NAME", {"field": "worker"}),
     refused("join with another layout", joined(layout_digest=b"x" * 32), "LAYOUT_MISMATCH"),
+    refused("join of a job with another rule", joined(spec_digest=b"x" * 32), "JOB_MISMATCH", {"field": "spec_digest"}),
     refused("join above workers_max", joined(), "LIMIT_EXCEEDED", {"limit": "workers_max"}, server="full"),
     refused(
         "await of an epoch never given",

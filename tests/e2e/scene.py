@@ -32,6 +32,7 @@ LIMITS = {
 CONFIGS = {
     "roomy": ServerConfig(jobs_max=1000, **LIMITS),
     "full": ServerConfig(jobs_max=1, workers_max=1, **{**LIMITS, "step_bytes_max": LAYOUT.size_bytes - 4}),
+    "short spec": ServerConfig(spec_bytes_max=16 << 10, **LIMITS),
     "short lease": ServerConfig(lease_s=0.3, tick_interval_s=0.05, **LIMITS),
 }
 

@@ -72,11 +72,11 @@ def test_a_waiting_job_says_for_whom(
     assert text.startswith(f"digits: ready, global step 0, lineage {base.lineage[:8]}\n  no round applied yet\n")
     assert "\n  waiting for: round 0 waits for w1 (last seen " in text
     rows = [line.split() for line in text.splitlines()[-3:]]
-    assert [(row[0], row[2], row[3], row[6]) for row in rows[:2]] == [
+    assert [(row[0], row[2], row[3], row[8]) for row in rows[:2]] == [
         ("w0", str(epochs["w0"]), "1", "yes"),
         ("w1", str(epochs["w1"]), "0", "yes"),
     ]
-    assert (rows[2][0], rows[2][6]) == ("w2", "no")
+    assert (rows[2][0], rows[2][8]) == ("w2", "no")
     push(client, "w1", epochs["w1"], 1, loss=0.25)
     assert waiting.result(30).outcome.status == pb.OUTCOME_STATUS_APPLIED
     text = told(capsys, server.address)

@@ -141,18 +141,12 @@ class Plateau(Schedule):
 
 def plateaus(schedule: Schedule) -> tuple[Plateau, ...]:
     """Every Plateau in a schedule."""
-    return tuple(found for found in _all_of(schedule) if isinstance(found, Plateau))
+    return tuple(found for found in (schedule, *schedule.nested) if isinstance(found, Plateau))
 
 
 def one_cycles(schedule: Schedule) -> tuple[OneCycle, ...]:
     """Every OneCycle in a schedule."""
-    return tuple(found for found in _all_of(schedule) if isinstance(found, OneCycle))
-
-
-def _all_of(schedule: Schedule) -> abc.Iterator[Schedule]:
-    yield schedule
-    for part in schedule.inner():
-        yield from _all_of(part)
+    return tuple(found for found in (schedule, *schedule.nested) if isinstance(found, OneCycle))
 
 
 def _check_nesting(spec: Schedule, name: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_choice, check_integer
 from optimdpb.specs.clips import Clip
 from optimdpb.specs.consistency import Consistency
-from optimdpb.specs.groups import Group
+from optimdpb.specs.groups import MATCHES_MAX, Group, group_of_tensors
 from optimdpb.specs.layout import Layout
 from optimdpb.specs.optimizers import Optimizer
 
@@ -42,8 +43,16 @@ class JobSpec:
         if self.rejections_max is not None:
             check_integer(self, "rejections_max", 1)
         object.__setattr__(self, "groups", tuple(self.groups))
+        matches = len(self.groups) * len(self.layout.tensors)
+        if matches > MATCHES_MAX:
+            raise InvalidSpec("groups", f"expected groups times tensors of at most {MATCHES_MAX}, got {matches}")
         for place, group in enumerate(self.groups):
             _check_group(f"groups[{place}]", group, self)
+
+    @functools.cached_property
+    def tensor_groups(self) -> tuple[int | None, ...]:
+        """For each tensor the place of its group; None for one that no group matches, and for buffers."""
+        return group_of_tensors(self.layout, self.groups)
 
 
 def _check_group(path: str, group: Group, spec: JobSpec) -> None:

@@ -28,7 +28,6 @@ class Tensor:
     kind: str = "trainable"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shape", tuple(int(dimension) for dimension in self.shape))
         size_bytes = len(self.name.encode())
         if not 1 <= size_bytes <= NAME_BYTES_MAX or any(ord(c) < 32 or ord(c) == 127 for c in self.name):
             raise InvalidLayout(
@@ -39,6 +38,7 @@ class Tensor:
                 self.name,
                 f"tensor {self.name!r}: expected at most {DIMENSIONS_MAX} dimensions, got {len(self.shape)}",
             )
+        object.__setattr__(self, "shape", tuple(int(dimension) for dimension in self.shape))
         if any(not 0 <= dimension <= DIMENSION_MAX for dimension in self.shape):
             raise InvalidLayout(
                 self.name, f"tensor {self.name!r}: expected dimensions from 0 to 2^53, got {list(self.shape)}"

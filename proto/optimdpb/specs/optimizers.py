@@ -50,16 +50,16 @@ class Optimizer:
                 raise InvalidSpec(f"schedules.{name}", f"expected one of {', '.join(known)}, got {name!r}")
             if plateaus(schedule):
                 raise InvalidSpec(f"schedules.{name}", "expected no plateau: only lr may follow the loss")
-        for bounds in zip(*(schedule.bounds() for schedule in by_name.values()), strict=True):
+        for bounds in zip(*(schedule.limits for schedule in by_name.values()), strict=True):
             try:
                 self._check_at(dict(zip(by_name, bounds, strict=True)))
             except InvalidSpec as error:
                 where = f"schedules.{error.field}" if error.field in by_name else error.field
                 raise InvalidSpec(where, error.problem) from None
-        for cycle in one_cycles(as_schedule("lr", self.lr)):
-            driven = self.momentum_driven()
-            for momentum in (cycle.momentum_min, cycle.momentum_max) if driven else ():
-                self._check_at({driven: momentum})
+        driven, cycles = self.momentum_driven(), one_cycles(as_schedule("lr", self.lr))
+        if driven and cycles:
+            self._check_at({driven: min(cycle.momentum_min for cycle in cycles)})
+            self._check_at({driven: max(cycle.momentum_max for cycle in cycles)})
 
     def _check_at(self, values: Mapping[str, float]) -> None:
         checked: dict[str, Any] = {"lr": 0.0, "schedules": (), **values}

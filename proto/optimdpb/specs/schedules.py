@@ -8,6 +8,7 @@ rise and fall, specs.compound those that are made of others.
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,16 @@ class Schedule:
     def bounds(self) -> tuple[float, float]:
         """Two values that all values over all steps lie between."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def limits(self) -> tuple[float, float]:
+        """bounds(), worked out once: a rule is checked again for each of its groups."""
+        return self.bounds()
+
+    @functools.cached_property
+    def nested(self) -> tuple[Schedule, ...]:
+        """All that are nested in this one, however deep."""
+        return tuple(found for part in self.inner() for found in (part, *part.nested))
 
     def depth(self) -> int:
         """How many schedules are nested in this one, itself included."""

@@ -153,10 +153,12 @@ class Clock:
             )
         change = Change(self.revision + 1, at_step, event.schedules, event.paused)
         pending = sorted([*self.pending, change], key=lambda entry: (entry.at_step, entry.revision))
-        optimizer = self.optimizer
+        optimizer, checked = self.optimizer, True
         for entry in pending:
             optimizer = changed(optimizer, entry.schedules)
-            self._check_groups(optimizer)
+            checked = checked and entry is not change
+            if not checked:
+                self._check_groups(optimizer)
         self.pending, self.revision = pending, change.revision
         answer = Updated(change.revision, at_step)
         self._answers[event.request_id] = (_content(event), answer)
@@ -166,7 +168,10 @@ class Clock:
 
     def _check_groups(self, optimizer: Optimizer) -> None:
         """What groups set themselves must go with what is scheduled. Raises InvalidSpec."""
-        for place, group in enumerate(self._groups):
+        settings = {group.hyper_parameters: place for place, group in reversed([*enumerate(self._groups)])}
+        settings.pop((), None)  # they have the rule itself, which is checked
+        for place in sorted(settings.values()):
+            group = self._groups[place]
             try:
                 group.optimizer(optimizer)
             except InvalidSpec as error:

@@ -68,10 +68,11 @@ class LeaveRequested:
 
 @dataclass(frozen=True)
 class SignOfLife:
-    """A member was heard of."""
+    """A member was heard of. idle_s: how long its program has not called its client; None if it does not say."""
 
     worker: str
     epoch: int
+    idle_s: float | None = None
 
 
 @dataclass(frozen=True)

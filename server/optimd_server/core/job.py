@@ -102,12 +102,10 @@ class JobMachine:
 
     def _take(self, event: Event, now_s: float) -> list[Effect]:
         match event:
-            case PushOffered():
-                return self._offer(event.push, now_s)
-            case PushCommitted():
-                return self._commit(event, now_s)
+            case PushOffered() | PushCommitted():
+                return self._take_push(event, now_s)
             case SignOfLife():
-                self.state.members.renew(self.state.members.check(event.worker, event.epoch), now_s)
+                self.state.members.renew(self.state.members.check(event.worker, event.epoch), now_s, event.idle_s)
                 return []
             case Prepared():
                 return self.rounds.prepared(event)
@@ -271,6 +269,17 @@ class JobMachine:
         if old is not None:
             return self.rounds.settle(push, Status.DISCARDED, *old)
         return self.rounds.settle_lineage_changed(push)
+
+    def _take_push(self, event: PushOffered | PushCommitted, now_s: float) -> list[Effect]:
+        """Note when a worker's push was last taken."""
+        push = event.push
+        account = self.state.ledger.find(push.worker, push.epoch)
+        last_seq = account.last_seq if account is not None else 0
+        effects = self._offer(push, now_s) if isinstance(event, PushOffered) else self._commit(event, now_s)
+        member = self.state.members.live(push.worker, push.epoch)
+        if account is not None and account.last_seq > last_seq and member is not None:
+            member.pushed_s = now_s
+        return effects
 
     def _offer(self, push: Push, now_s: float) -> list[Effect]:
         return self._admit(push, now_s) or [Proceed()]

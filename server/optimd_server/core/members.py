@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optimdpb.errors import EpochSuperseded, LeaseExpired, Refused, WorkerSetAside
@@ -23,6 +23,8 @@ class Member:
     """One worker under its newest epoch.
 
     gone: "" while it is live, else "left", "expired" or "set aside". rejections: of its pushes, since one was applied.
+    pushed_s: when a push of it was last taken, or when it joined. idle_s: how long its program had not called its
+    client when it last said so; None if it never did.
     """
 
     worker: str
@@ -31,6 +33,11 @@ class Member:
     seen_s: float
     gone: str = ""
     rejections: int = 0
+    idle_s: float | None = None
+    pushed_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pushed_s = self.seen_s
 
 
 class Members:
@@ -106,8 +113,9 @@ class Members:
         """Place of a live worker in byte order of names, from 0."""
         return bisect_left(self._names, worker)
 
-    def renew(self, member: Member, now_s: float) -> None:
-        """The member was heard of."""
+    def renew(self, member: Member, now_s: float, idle_s: float | None = None) -> None:
+        """The member was heard of; idle_s: what it said, if it did."""
+        member.idle_s = member.idle_s if idle_s is None else idle_s
         member.lease_until_s, member.seen_s = now_s + self.lease_s, now_s
         self._first_end_s = min(self._first_end_s, member.lease_until_s)  # one that was given back time has less now
 

@@ -151,7 +151,7 @@ class Rounds(ABC):
                 detail = f"its largest element {committed.magnitude_max:g} takes the round above {bound:g}"
                 effects += self.settle(committed.push, Status.REJECTED, Reason.TOO_LARGE, detail)
             else:
-                detail = f"the round was void: the gradient of {', '.join(sorted(culprits))} is too large"
+                detail = f"the round was void: the gradient of {few(sorted(culprits))} is too large"
                 effects += self.settle(committed.push, Status.DISCARDED, Reason.ROUND_VOID, detail)
         return effects
 
@@ -203,10 +203,18 @@ class Rounds(ABC):
 
 def named(members: list[Member], now_s: float, lease_s: float) -> str:
     """Workers with when they were last heard of; the first few, and how many more."""
-    words = [
-        f"{member.worker} (last seen {now_s - member.seen_s:.1f} s ago, lease {lease_s:g} s)"
-        for member in members[:NAMED_MAX]
-    ]
-    if len(members) > NAMED_MAX:
-        words.append(f"{len(members) - NAMED_MAX} more")
-    return ", ".join(words)
+    return few([f"{member.worker} ({_sign(member, now_s, lease_s)})" for member in members])
+
+
+def few(words: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = len(words) - NAMED_MAX
+    return ", ".join([*words[:NAMED_MAX], *([f"{more} more"] if more > 0 else [])])
+
+
+def _sign(member: Member, now_s: float, lease_s: float) -> str:
+    """When a worker was last heard of; if its heart beats and nothing else comes, that."""
+    if now_s - member.pushed_s <= lease_s:
+        return f"last seen {now_s - member.seen_s:.1f} s ago, lease {lease_s:g} s"
+    idle = "" if member.idle_s is None else f", idle {member.idle_s:.0f} s"
+    return f"alive, no push for {now_s - member.pushed_s:.0f} s{idle}; lease {lease_s:g} s"

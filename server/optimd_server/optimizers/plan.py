@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from optimdpb.errors import NotServed
 from optimdpb.specs import Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue, JobSpec, Optimizer
-from optimdpb.specs.groups import group_of_tensors
 
 from optimd_server.optimizers.kernels import PIECE_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.rule import Memory, Rule
@@ -41,7 +40,7 @@ class Plan:
         self._specs = self._of_groups()
         self._multipliers = (1.0, *(group.lr_multiplier for group in spec.groups))
         frozen = (False, *(group.frozen for group in spec.groups))
-        groups = [0 if place is None else place + 1 for place in group_of_tensors(spec.layout, spec.groups)]
+        groups = [0 if place is None else place + 1 for place in spec.tensor_groups]
         trained = [not frozen[g] and not buffer for g, buffer in zip(groups, self.buffers, strict=True)]
         self._by_tensor = self.rule.ratio is not None or isinstance(spec.clip, ClipTensorNorm)
         rows = list(range(len(groups))) if self._by_tensor else groups

@@ -31,6 +31,8 @@ class ServerConfig:
     # versions, each as large as the parameters.
     pull_timeout_s: float = 30.0
     encoded_versions_max: int = 3
+    # Who sends a push or an upload and no message of it for so long is cut off: what has come holds memory.
+    push_timeout_s: float = 20.0
     # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
     chunk_bytes_max: int = 2 * MIB
     step_bytes_max: int = 2 * MIB
@@ -38,6 +40,14 @@ class ServerConfig:
     inline_bytes_max: int = 64 * 1024
     # Vectors up to here are read and updated on the event loop: other threads cost more than they save.
     one_thread_bytes_max: int = 4 * MIB
+    # A specification, and half of it for the schedules: the answer to GetJob holds both and fits gRPC's default limit.
+    spec_bytes_max: int = 2 * MIB
+    # Patterns over tensor names in a specification: each is tried on each name.
+    groups_max: int = 1000
+    # A job that was created and never got its parameters is removed when nobody has asked for it so long.
+    upload_idle_s: float = 60.0
+    # Parameters, slots and kept versions of all jobs together.
+    state_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     # More can never fit, whatever else runs here.
     parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     # Gradients that are staged, of all jobs together; more is refused with a delay to try again after.

@@ -9,11 +9,13 @@ What fails on the way, fails this job alone: see JobHost.fail().
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import secrets
 from collections.abc import Callable
 
 from numpy.typing import DTypeLike
+from optimdpb.codec import job_spec_to_proto, spec_digest
 from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
@@ -126,6 +128,16 @@ class JobHost:
         # Behind all that can fail: what has entered the budget stays in it.
         self._staging = JobStaging(budget, spec, self.shards, self.sharing, self._live)
         self._log = open_event_log(config, name, spec, arguments)
+
+    @functools.cached_property
+    def spec_message(self) -> pb.JobSpec:
+        """The specification as its message, made once: that of a large layout takes 50 ms."""
+        return job_spec_to_proto(self.spec)
+
+    @functools.cached_property
+    def spec_digest(self) -> bytes:
+        """Tells a job from another one of the same name."""
+        return spec_digest(self.spec_message)
 
     @property
     def state_name(self) -> str:

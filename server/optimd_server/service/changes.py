@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping
 
 from optimdpb.codec import schedule_to_proto, schedules_from_proto
 from optimdpb.errors import Refused
+from optimdpb.specs import Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core.effects import Updated
 from optimd_server.core.events import RangeTestRequested, UpdateRequested
-from optimd_server.core.state import JobState
-from optimd_server.runtime import Runtime
+from optimd_server.runtime import JobHost, Runtime
+from optimd_server.runtime.shielded import to_its_end
 from optimd_server.service.dispatch import Method
-from optimd_server.service.messages import header
+from optimd_server.service.messages import check_limit, header
+
+# Larger ones are read on a thread, one request at a time. Smaller ones cannot bring a job far above its bound.
+SCHEDULES_INLINE_BYTES_MAX = 8 * 1024
 
 _PAUSED = {pb.JOB_STATE_PAUSED: True, pb.JOB_STATE_READY: False}
 _SWEEPS = {
@@ -29,6 +34,7 @@ class ChangeService:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._reading = asyncio.Lock()
 
     def methods(self) -> Mapping[str, Method]:
         """What is served, by rpc name."""
@@ -45,19 +51,36 @@ class ChangeService:
             if request.state not in _PAUSED:
                 raise Refused("INVALID_UPDATE", f"state: expected PAUSED or READY, got {request.state}", field="state")
             paused = _PAUSED[request.state]
+        schedules = await self._schedules_of(host, request)
         event = UpdateRequested(
             request.request_id,
             request.requester,
             self._runtime.unix_s(),
             request.expected_revision if request.HasField("expected_revision") else None,
             request.at_step if request.HasField("at_step") else None,
-            tuple(schedules_from_proto("schedules", request.schedules).items()),
+            tuple(schedules.items()),
             paused,
         )
         answer = next(effect for effect in host.handle(event) if isinstance(effect, Updated))
         return pb.UpdateJobResponse(
             header=header(self._runtime, host), revision=answer.revision, at_step=answer.at_step
         )
+
+    async def _schedules_of(self, host: JobHost, request: pb.UpdateJobRequest) -> dict[str, Schedule]:
+        """Raises Refused(LIMIT_EXCEEDED), and what schedules_from_proto raises."""
+        size = sum(message.ByteSize() for message in request.schedules.values())
+        check_schedule_bytes(self._runtime, size)
+        if size <= SCHEDULES_INLINE_BYTES_MAX:
+            return schedules_from_proto("schedules", request.schedules)
+        clock = host.machine.state.clock
+        in_force = [clock.schedules(), *(dict(change.schedules) for change in clock.pending)]
+
+        def read() -> dict[str, Schedule]:
+            schedules = schedules_from_proto("schedules", request.schedules)
+            check_schedules(self._runtime, *in_force, schedules)
+            return schedules
+
+        return await to_its_end(self._reading, lambda: asyncio.to_thread(read))
 
     async def start_range_test(self, request: pb.StartRangeTestRequest) -> pb.StartRangeTestResponse:
         host = self._runtime.job(request.job)
@@ -106,10 +129,18 @@ class ChangeService:
         return response
 
 
-def put_changes(response: pb.GetJobResponse, state: JobState) -> None:
-    """What is in force and what was changed, into the report of a job."""
-    response.revision = state.clock.revision
-    for name, schedule in state.clock.schedules().items():
-        response.schedules[name].CopyFrom(schedule_to_proto(schedule))
-    for entry in state.history:
-        response.history.add(**vars(entry))
+def check_schedules(runtime: Runtime, *states: Mapping[str, Schedule]) -> None:
+    """Raises Refused(LIMIT_EXCEEDED): the answer to GetJob holds what is in force beside the specification.
+
+    states: what may be in force one after the other; of each hyper-parameter the largest counts.
+    """
+    sizes: dict[str, int] = {}
+    for state in states:
+        for name, schedule in state.items():
+            sizes[name] = max(sizes.get(name, 0), schedule_to_proto(schedule).ByteSize())
+    check_schedule_bytes(runtime, sum(sizes.values()))
+
+
+def check_schedule_bytes(runtime: Runtime, size_bytes: int) -> None:
+    """Raises Refused(LIMIT_EXCEEDED)."""
+    check_limit("schedules_bytes_max", runtime.config.spec_bytes_max // 2, size_bytes)

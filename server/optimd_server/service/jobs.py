@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.metadata
 import secrets
 from collections.abc import AsyncIterator, Mapping
 
 import numpy as np
-from google.protobuf import duration_pb2
-from optimdpb.codec import job_spec_from_proto, job_spec_to_proto
+from optimdpb.codec import job_spec_from_proto
 from optimdpb.errors import Refused
 from optimdpb.frames import Framed
+from optimdpb.specs import JobSpec
+from optimdpb.specs.schedules import as_schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.core.clock import LR
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import UploadCompleted, UploadProgressed
 from optimd_server.runtime import JobHost, Runtime
-from optimd_server.service.changes import put_changes
+from optimd_server.runtime.shielded import to_its_end
+from optimd_server.service.changes import check_schedules
 from optimd_server.service.dispatch import Method
 from optimd_server.service.messages import (
     check_layout,
+    check_limit,
     checked_name,
     checksum_of,
     header,
     limits,
     next_chunk,
     required,
-    round_to_proto,
     state_to_proto,
 )
+from optimd_server.service.reports import job_report
 
 PAGE_SIZE = 100
 PAGE_SIZE_MAX = 1000
+# Larger specifications are read on a thread, one at a time: the largest take seconds.
+SPEC_INLINE_BYTES_MAX = 16 * 1024
 
 
 class JobService:
@@ -40,6 +47,7 @@ class JobService:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._reading = asyncio.Lock()
 
     def methods(self) -> Mapping[str, Method]:
         """What is served, by rpc name."""
@@ -62,9 +70,10 @@ class JobService:
     async def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         name = checked_name("job", request.job)
         worker = checked_name("worker", request.worker)
-        spec = job_spec_from_proto(required(request, "spec"))
-        host, answer = await self._runtime.create(name, spec, worker)
-        response = pb.CreateJobResponse(header=header(self._runtime, host), limits=limits(self._runtime))
+        host, answer = await self._runtime.create(name, await self._spec_of(required(request, "spec")), worker)
+        response = pb.CreateJobResponse(
+            header=header(self._runtime, host), limits=limits(self._runtime), spec_digest=host.spec_digest
+        )
         match answer:
             case UploadNamed():
                 response.disposition = pb.CREATE_DISPOSITION_UPLOAD
@@ -75,6 +84,19 @@ class JobService:
             case None:
                 response.disposition = pb.CREATE_DISPOSITION_READY
         return response
+
+    async def _spec_of(self, message: pb.JobSpec) -> JobSpec:
+        """Raises Refused(LIMIT_EXCEEDED) before it reads one that is too large, and what job_spec_from_proto raises."""
+        config = self._runtime.config
+        check_limit("spec_bytes_max", config.spec_bytes_max, message.ByteSize())
+        check_limit("tensors_max", config.tensors_max, len(message.layout.tensors))
+        check_limit("groups_max", config.groups_max, len(message.groups))
+        if message.ByteSize() <= SPEC_INLINE_BYTES_MAX:
+            spec = job_spec_from_proto(message)
+        else:
+            spec = await to_its_end(self._reading, lambda: asyncio.to_thread(job_spec_from_proto, message))
+        check_schedules(self._runtime, {LR: as_schedule(LR, spec.optimizer.lr), **spec.optimizer.scheduled()})
+        return spec
 
     async def upload_parameters(self, requests: AsyncIterator[Framed]) -> pb.UploadParametersResponse:
         first = await anext(requests, None)
@@ -102,42 +124,7 @@ class JobService:
         return pb.UploadParametersResponse(header=header(self._runtime, host))
 
     async def get_job(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
-        host = self._runtime.job(request.job)
-        state, rounds, now_s = host.machine.state, host.machine.rounds, host.now_s()
-        response = pb.GetJobResponse(
-            header=header(self._runtime, host),
-            state=state_to_proto(host),
-            spec=job_spec_to_proto(host.spec),
-            last_round=round_to_proto(state.last_round) if state.last_round else None,
-            counters=pb.JobCounters(
-                applied=state.counters.applied,
-                discarded=state.counters.discarded,
-                rejected=state.counters.rejected,
-                duplicates=state.counters.duplicates,
-                rounds_void=state.counters.rounds_void,
-            ),
-            waiting_for="" if host.failure else host.machine.waiting_for(now_s),
-            layout_digest=host.spec.layout.digest,
-            failure=host.failure,
-        )
-        put_changes(response, state)
-        for rank, member in enumerate(state.members):
-            account = state.ledger.find(member.worker, member.epoch)
-            lease_left = duration_pb2.Duration()
-            lease_left.FromMilliseconds(max(0, int((member.lease_until_s - now_s) * 1000)))
-            transport, detail = host.transports.get((member.worker, member.epoch), (pb.TRANSPORT_UNSPECIFIED, ""))
-            response.workers.add(
-                worker=member.worker,
-                epoch=member.epoch,
-                rank=rank,
-                last_seq=account.last_seq if account else 0,
-                member=rounds.counts(member.worker, member.epoch),
-                lease_left=lease_left,
-                rejections=member.rejections,
-                transport=pb.Transport.Name(transport) if transport in pb.Transport.values() else None,
-                transport_detail=detail,
-            )
-        return response
+        return job_report(self._runtime, self._runtime.job(request.job))
 
     async def create_snapshot(self, request: pb.CreateSnapshotRequest) -> pb.CreateSnapshotResponse:
         host = self._runtime.job(request.job)

@@ -40,6 +40,13 @@ def checked_name(field: str, name: str) -> str:
     return name
 
 
+def check_limit(name: str, limit: int, value: int) -> None:
+    """Raises Refused(LIMIT_EXCEEDED)."""
+    if value > limit:
+        message = f"expected at most {name} = {limit}, got {value}"
+        raise Refused("LIMIT_EXCEEDED", message, limit=name, limit_value=limit, value=value)
+
+
 def required(message: Any, field: str) -> Any:
     """A sub-message that must be there. Raises Refused(MALFORMED_REQUEST)."""
     if not message.HasField(field):
@@ -79,6 +86,10 @@ def limits(runtime: Runtime) -> pb.Limits:
         jobs_max=config.jobs_max,
         staging_bytes_max=config.staging_bytes_max,
         calls_max=config.calls_max,
+        push_ms_max=int(config.push_timeout_s * _MILLISECONDS),
+        state_bytes_max=config.state_bytes_max,
+        spec_bytes_max=config.spec_bytes_max,
+        groups_max=config.groups_max,
     )
 
 

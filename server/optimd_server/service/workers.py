@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optimdpb.errors import Refused
+from optimdpb.errors import JobMismatch, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core.events import LeaveRequested, SignOfLife
@@ -15,6 +15,8 @@ from optimd_server.service.handover import TOKEN_S, Handover
 from optimd_server.service.messages import check_layout, checked_name, header, lease_ms, limits, put_outcome
 
 TRANSPORT_DETAIL_BYTES_MAX = 200
+# Ten years: what is beyond is no time, and does not fit a Duration.
+IDLE_S_MAX = 10 * 365 * 86_400.0
 
 
 class WorkerService:
@@ -39,6 +41,8 @@ class WorkerService:
         worker = checked_name("worker", request.worker)
         if request.layout_digest:
             check_layout(host, request.layout_digest)
+        if request.spec_digest and request.spec_digest != host.spec_digest:
+            raise JobMismatch("spec_digest", host.spec_digest.hex(), request.spec_digest[:32].hex())
         self._check_room(host, worker)
         joined = host.join(worker)
         shard = pb.Shard(element_start=0, element_stop=host.spec.layout.elements)
@@ -81,7 +85,7 @@ class WorkerService:
 
     async def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         host = self._runtime.job(request.job)
-        host.handle(SignOfLife(request.worker, request.epoch))
+        host.handle(SignOfLife(request.worker, request.epoch, _idle_s(request)))
         if request.transport:
             detail = shortened(request.transport_detail, TRANSPORT_DETAIL_BYTES_MAX)
             host.note_transport(request.worker, request.epoch, request.transport, detail)
@@ -118,3 +122,10 @@ class WorkerService:
             segments=[pb.SEGMENT_GRADIENT] * len(memory.gradients) + [kind],
             payload_bytes=host.shards.size_bytes,
         )
+
+
+def _idle_s(request: pb.HeartbeatRequest) -> float | None:
+    """How long its program has not called; a clock that went astray is no reason to lose a worker."""
+    if not request.HasField("idle_ms"):
+        return None
+    return min(max(request.idle_ms / 1000, 0.0), IDLE_S_MAX)

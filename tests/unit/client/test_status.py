@@ -60,19 +60,26 @@ def table(text: str) -> list[str]:
 def test_a_job_in_full() -> None:
     near = {"transport": "shared_memory", "transport_detail": "on the server's own machine"}
     far = {"transport": "grpc", "transport_detail": "the server is not on this machine"}
-    behind = worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2, **far)
+    silent = {"last_push_ago_s": 240.04, "idle_s": 238.5}
+    behind = worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2, **far, **silent)
     workers = (worker("w0", **near), behind, worker("w4", 2))
     assert status.job_text("digits", job(*workers, waiting_for=WAITING_FOR)) == (
         "digits: ready, global step 812, lineage 01234567\n"
         "  last round: learning rate 0.0009371, loss 0.08972\n"
         "  pushes: 3244 applied, 5 discarded, 4 rejected, 3 duplicates; 2 void rounds\n"
         f"  waiting for: {WAITING_FOR}\n"
-        "  worker  rank  epoch  last seq  lease left  in round  rejected running  transport\n"
-        "  w0         0      7       812       9.2 s  yes                      0  shared memory\n"
-        "  w3         1      7       811       5.9 s  no                       2  grpc           "
+        "  worker  rank  epoch  last seq  lease left  last push     idle  in round  rejected running  transport\n"
+        "  w0         0      7       812       9.2 s      0.0 s           yes                      0  shared memory\n"
+        "  w3         1      7       811       5.9 s    240.0 s  238.5 s  no                       2  grpc           "
         "the server is not on this machine\n"
-        "  w4         2      7       812       9.2 s  yes                      0\n"
+        "  w4         2      7       812       9.2 s      0.0 s           yes                      0\n"
     )
+
+
+def test_what_did_not_fit_the_answer_is_counted() -> None:
+    text = status.job_text("j", job(*crew(25), workers_left_out=1000, history=(CHANGED,), history_left_out=7))
+    assert text.splitlines()[-1] == "  ... and 1005 more"
+    assert "  changes left out, the oldest: 7\n  revision 3 " in text
 
 
 def test_what_is_not_there_is_not_shown() -> None:
@@ -202,6 +209,8 @@ def test_json_has_everything_under_names_that_stay() -> None:
         "schedules": {"lr": "constant(lr=0.1)"},
         "history": [asdict(CHANGED)],
         "failure": "",
+        "workers_left_out": 0,
+        "history_left_out": 0,
     }
     assert (second["job"], second["loss"], second["workers"]) == ("k", None, [])
 
@@ -220,6 +229,8 @@ def test_json_of_a_worker() -> None:
             "rejections": 3,
             "transport": "grpc",
             "transport_detail": "far away",
+            "last_push_ago_s": 0.0,
+            "idle_s": None,
         }
     ]
     assert json.loads(status.json_of(ADDRESS, {})) == {"address": ADDRESS, "jobs": []}
@@ -245,8 +256,11 @@ class Pages:
             return pb.ListJobsResponse(jobs=[pb.JobSummary(job=name) for name in rest[:2]], next_page_token=token)
         assert isinstance(request, pb.GetJobRequest)
         self.asked.append(request.job)
-        live = pb.WorkerStatus(worker="w0", epoch=3, member=True, lease_left=duration_pb2.Duration(nanos=500_000_000))
-        return pb.GetJobResponse(state=pb.JOB_STATE_READY, workers=[live])
+        half, long = duration_pb2.Duration(nanos=500_000_000), duration_pb2.Duration(seconds=240)
+        live = pb.WorkerStatus(worker="w0", epoch=3, member=True, lease_left=half, last_push_ago=long, idle=half)
+        report = pb.GetJobResponse(state=pb.JOB_STATE_READY, workers=[live])
+        report.workers_left_out, report.history_left_out = 4, 5
+        return report
 
 
 def look(pages: Pages, job: str | None = None) -> dict[str, JobStatus]:
@@ -257,7 +271,9 @@ def test_all_pages_are_read() -> None:
     pages = Pages("a", "b", "c", "d", "e")
     jobs = look(pages)
     assert list(jobs) == pages.asked == ["a", "b", "c", "d", "e"]
-    assert jobs["e"].workers == (WorkerStatus("w0", 3, 0, 0, True, 0.5, 0),)
+    (live,) = jobs["e"].workers
+    assert live == WorkerStatus("w0", 3, 0, 0, True, 0.5, 0, last_push_ago_s=240.0, idle_s=0.5)
+    assert (jobs["e"].workers_left_out, jobs["e"].history_left_out) == (4, 5)
     assert look(Pages()) == {}
 
 
