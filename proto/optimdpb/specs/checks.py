@@ -9,6 +9,8 @@ from typing import Any
 from optimdpb.errors import InvalidSpec
 
 STEPS_MAX = 2**53
+# Kernels compute in float32: what exceeds it would be infinity there.
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def shown(value: object) -> str:
@@ -19,7 +21,7 @@ def shown(value: object) -> str:
         return "one that is too large to be written here"
 
 
-def check_number(spec: object, name: str, low: float, high: float = math.inf, *, below_high: bool = False) -> None:
+def check_number(spec: object, name: str, low: float, high: float = FLOAT32_MAX, *, below_high: bool = False) -> None:
     """Require low <= value <= high (or < high), finite; normalise ints and numpy's numbers to float."""
     given: Any = getattr(spec, name)
     if isinstance(given, bool) or not isinstance(given, numbers.Real):
@@ -69,6 +71,6 @@ def check_choice(spec: object, name: str, choices: tuple[str, ...]) -> None:
 
 
 def _interval(low: float, high: float, below_high: bool) -> str:
-    if math.isinf(high):
-        return f"a finite number >= {low:g}"
+    if high == FLOAT32_MAX:
+        return f"a finite number >= {low:g} that fits float32"
     return f"a number from {low:g} to {'below ' if below_high else ''}{high:g}"

@@ -13,6 +13,8 @@ from optimd_server.core.events import Push
 
 # The square of anything larger overflows float32 on its way into a second moment.
 ROUND_MAGNITUDE_MAX = 1e18
+# A loss beyond counts as this, so that no sum of them exceeds float64.
+LOSS_MAX = 1e300
 
 
 @dataclass
@@ -53,11 +55,15 @@ def too_large(parts: tuple[Contribution, ...], pushes: dict[str, Committed]) -> 
 
 
 def mean_loss(pushes: Iterable[Committed]) -> float | None:
-    """Mean by weight, in byte order of names, of the finite losses reported; None if there is none."""
-    weighted, weights = 0.0, 0.0
-    for committed in sorted(pushes, key=lambda committed: committed.push.worker):
-        loss = committed.push.loss
-        if loss is not None and math.isfinite(loss):
-            weighted += committed.push.weight * loss
-            weights += committed.push.weight
-    return weighted / weights if weights else None
+    """Mean by weight of the finite losses reported, finite itself; None if there is none."""
+    pairs = [
+        (committed.push.weight, committed.push.loss)
+        for committed in pushes
+        if committed.push.loss is not None and math.isfinite(committed.push.loss)
+    ]
+    if not pairs:
+        return None
+    # By shares: a weight times a loss may exceed float64. Weights themselves may be as small as float64 goes.
+    largest = max(weight for weight, _ in pairs)
+    total = math.fsum(weight / largest for weight, _ in pairs)
+    return math.fsum(weight / largest / total * min(max(loss, -LOSS_MAX), LOSS_MAX) for weight, loss in pairs)

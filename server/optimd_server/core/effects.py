@@ -152,6 +152,13 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Failed:
+    """The job cannot go on: its parameters are spoiled. `problem` says why, in words."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
 class Updated:
     """Answer: the change has this revision and holds from this step on."""
 
@@ -236,6 +243,7 @@ Effect = (
     | DropStaging
     | Prepare
     | Apply
+    | Failed
     | Updated
     | RangeTestTaken
     | Keep

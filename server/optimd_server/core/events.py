@@ -100,9 +100,10 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Applied:
-    """Every shard has applied the update of `step`."""
+    """Every shard has applied the update of `step`. finite: it left no parameter infinite or NaN."""
 
     step: int
+    finite: bool = True
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from optimd_server.core import arithmetic
 from optimd_server.core.arithmetic import Committed
 from optimd_server.core.closing import Closing
@@ -17,8 +19,10 @@ from optimd_server.core.effects import (
     Contribution,
     DropStaging,
     Effect,
+    Failed,
     Outcome,
     OutcomeRecord,
+    Prepare,
     Reason,
     RoundRecord,
     Status,
@@ -138,7 +142,21 @@ class Rounds(ABC):
         plan = state.plan_under(values)
         self.closing = Closing(plan, state.step, rate, state.rule_count, state.memories, parts)
         self.closing_pushes, self.closing_values = pushes, values
-        return [self.closing.command()]
+        return self._go_on(self.closing)
+
+    def _go_on(self, closing: Closing) -> list[Effect]:
+        """The next command of the closing round; or find that its update has no finite arithmetic, which voids it."""
+        command = closing.command()
+        if isinstance(command, Prepare) or np.isfinite(command.scalars).all():
+            return [command]
+        pushes, self.closing, self.closing_pushes = self.closing_pushes, None, {}
+        self.state.counters.rounds_void += 1
+        detail = f"the round was void: at the learning rate {closing.learning_rate:g} the rule's numbers exceed float32"
+        return [
+            effect
+            for name in sorted(pushes)
+            for effect in self.settle(pushes[name].push, Status.DISCARDED, Reason.ROUND_VOID, detail)
+        ]
 
     def _void(self, pushes: dict[str, Committed], culprits: set[str]) -> list[Effect]:
         """Answer everybody, leave t where it is."""
@@ -160,13 +178,17 @@ class Rounds(ABC):
         assert self.closing is not None, f"Prepared({event.step}) while no round is closing"
         assert event.step == self.state.step, f"Prepared({event.step}) at step {self.state.step}"
         self.closing.take(event.sums)
-        return [self.closing.command()]
+        return self._go_on(self.closing)
 
     def applied(self, event: Applied) -> list[Effect]:
         """Every shard is at t + 1: so is the job. Answer the round."""
         state, closing, pushes = self.state, self.closing, self.closing_pushes
         assert closing is not None, f"Applied({event.step}) while no round is closing"
         assert event.step == state.step, f"Applied({event.step}) at step {state.step}"
+        spoiled = f"the update of step {event.step}, at the learning rate {closing.learning_rate:g}, left a parameter "
+        spoiled += "infinite or NaN"
+        if not event.finite and not state.sweeping:
+            return [Failed(spoiled)]
         self.closing, self.closing_pushes = None, {}
         state.step += 1
         state.rule_count += 1
@@ -189,6 +211,8 @@ class Rounds(ABC):
             tuple(sorted(self.closing_values.items())),
         )
         state.heard(state.last_round, [committed.push.loss for committed in pushes.values()])
+        if not event.finite and state.range_test is not None:
+            state.range_test.finish("diverged", spoiled)
         return [state.last_round, *answers]
 
     def check_invariants(self) -> None:

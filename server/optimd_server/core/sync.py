@@ -9,7 +9,7 @@ from optimdpb.specs import Sync
 
 from optimd_server.core.arithmetic import Committed, contributions
 from optimd_server.core.effects import Contribution, DropStaging, Effect, Pending, Reason, Status
-from optimd_server.core.events import Applied, Push
+from optimd_server.core.events import Applied, Prepared, Push
 from optimd_server.core.members import Member
 from optimd_server.core.rounds import Rounds, named
 from optimd_server.core.state import JobState
@@ -114,9 +114,17 @@ class SyncRounds(Rounds):
                 break
         return effects
 
+    def prepared(self, event: Prepared) -> list[Effect]:
+        """As Rounds.prepared; a round that is void is over."""
+        effects = super().prepared(event)
+        return effects if self.closing else effects + self._end_round()
+
     def applied(self, event: Applied) -> list[Effect]:
         """As Rounds.applied; then everybody else of the round is answered."""
-        effects = super().applied(event) + self._end_round()
+        effects = super().applied(event)
+        if self.closing:
+            return effects
+        effects += self._end_round()
         if self.state.finished:
             held, self.held = self.held, {}
             for name in sorted(held):

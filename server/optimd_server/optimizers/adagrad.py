@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Adagrad
 
-from optimd_server.optimizers.kernels import Float32s, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -19,17 +19,21 @@ def scalars(spec: Adagrad, k: int, lr: float, memory: Memory) -> tuple[float, ..
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     lr, weight_decay, eps, initial = row
     a = slots[0, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         if weight_decay:
             g = g + weight_decay * w[i]
         a_new = (a[i] + initial) + g * g
         a[i] = a_new
-        w[i] = w[i] - lr * quotient(g, np.sqrt(a_new) + eps)
+        w_new = w[i] - lr * quotient(g, np.sqrt(a_new) + eps)
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=Adagrad, slots=("sum",), scalars=scalars, step=stepper(update))

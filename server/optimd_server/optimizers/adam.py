@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Adam, AdamW
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -30,10 +30,11 @@ def scalars(spec: Adam, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     coupled, decoupled, keep1, take1, keep2, take2, rate, unbias2, eps, eps_root = row
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
@@ -45,7 +46,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         v_new = blend(v[i], g * g, keep2, take2)
         m[i] = m_new
         v[i] = v_new
-        w[i] = w_old - quotient(rate * m_new, np.sqrt(v_new * unbias2 + eps_root) + eps)
+        w_new = w_old - quotient(rate * m_new, np.sqrt(v_new * unbias2 + eps_root) + eps)
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=Adam, slots=("exp_avg", "exp_avg_sq"), scalars=scalars, step=stepper(update))

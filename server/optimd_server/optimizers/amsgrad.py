@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import AMSGrad
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -23,11 +23,12 @@ def scalars(spec: AMSGrad, k: int, lr: float, memory: Memory) -> tuple[float, ..
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     weight_decay, keep1, take1, keep2, take2, rate, unbias2, eps, eps_root = row
     m = slots[0, start:stop]
     v, u = slots[1, start:stop], slots[2, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         if weight_decay:
@@ -38,7 +39,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         m[i] = m_new
         v[i] = v_new
         u[i] = u_new
-        w[i] = w[i] - quotient(rate * m_new, np.sqrt(u_new * unbias2 + eps_root) + eps)
+        w_new = w[i] - quotient(rate * m_new, np.sqrt(u_new * unbias2 + eps_root) + eps)
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from optimdpb.specs import LAMB
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, quotient
+from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, larger, quotient
 from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -30,11 +30,12 @@ def ratio(spec: LAMB, totals: Memory) -> float:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, unbias1, unbias2, eps, weight_decay, lr, ratio = row
     rate = lr * ratio
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         m_new = blend(m[i], g, keep1, take1)
@@ -42,7 +43,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         m[i] = m_new
         v[i] = v_new
         u = quotient(unbias1 * m_new, np.sqrt(v_new * unbias2) + eps) + weight_decay * w[i]
-        w[i] = w[i] - rate * u
+        w_new = w[i] - rate * u
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 @inlined

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 from optimdpb.specs import LARS
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, inlined, lane_dot
+from optimd_server.optimizers.kernels import Float32s, Float64s, inlined, lane_dot, larger
 from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -27,18 +28,22 @@ def ratio(spec: LARS, totals: Memory) -> float:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     lr, weight_decay, momentum, ratio = row
     rate = lr * ratio
     m = slots[0, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         u = gradient[i]
         if weight_decay:
             u = u + weight_decay * w[i]
         m_new = momentum * m[i] + rate * u
         m[i] = m_new
-        w[i] = w[i] - m_new
+        w_new = w[i] - m_new
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 @inlined

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Lion
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -18,10 +18,11 @@ def scalars(spec: Lion, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     lr, decay, keep1, take1, keep2, take2 = row
     m = slots[0, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
@@ -29,7 +30,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
             w_old = w_old - decay * w_old
         direction = np.float32(np.sign(blend(m[i], g, keep1, take1)))
         m[i] = blend(m[i], g, keep2, take2)
-        w[i] = w_old - lr * direction
+        w_new = w_old - lr * direction
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=Lion, slots=("exp_avg",), scalars=scalars, step=stepper(update))

@@ -10,7 +10,16 @@ from collections.abc import Callable
 import numpy as np
 
 from optimd_server.optimizers.gradients import Sources, UInt64s, clipped, is_one_gradient, is_unclipped, summed
-from optimd_server.optimizers.kernels import LANES, PIECE_ELEMENTS, Float32s, Float64s, Int64s, kernel, lane_dot
+from optimd_server.optimizers.kernels import (
+    LANES,
+    PIECE_ELEMENTS,
+    Float32s,
+    Float64s,
+    Int64s,
+    kernel,
+    lane_dot,
+    magnitude,
+)
 
 
 @kernel
@@ -32,11 +41,12 @@ def piece_squares(
         sums[piece] = lane_dot(gradient, gradient, lanes)
 
 
-def stepper(update: Callable[..., None]) -> Callable[..., None]:
+def stepper(update: Callable[..., np.uint32]) -> Callable[..., float]:
     """The kernel Rule.step of a rule that is given block by block.
 
     update(w, gradient, slots, start, stop, row): changes w, elements start to stop of the parameters, and
-    slots[:, start:stop] in place, in one pass; gradient is reduced and clipped, row holds the scalars.
+    slots[:, start:stop] in place, in one pass; gradient is reduced and clipped, row holds the scalars. Returns the
+    maximum by larger() of what it wrote to w.
     """
 
     @kernel
@@ -52,9 +62,10 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
         last: int,
         scratch: Float32s,
         scalars: Float32s,
-    ) -> None:
+    ) -> float:
         sources = Sources(addresses, scales, forms)
         alone = is_one_gradient(sources)
+        largest = np.uint32(0)
         block = first
         while block < last:
             start, stop, row = blocks[block]
@@ -64,7 +75,9 @@ def stepper(update: Callable[..., None]) -> Callable[..., None]:
                     stop = blocks[block, 1]
                     block += 1
             gradient = clipped(sources, limits[row], start, stop, scratch)
-            update(parameters[start:stop], gradient, slots, start, stop, scalars[row])
+            found = update(parameters[start:stop], gradient, slots, start, stop, scalars[row])
+            largest = found if found > largest else largest
+        return magnitude(np.uint32(largest >> np.uint32(1)))
 
     return step
 

@@ -13,7 +13,7 @@ import math
 import numpy as np
 from optimdpb.specs import NAdam
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -39,17 +39,21 @@ def _mu(spec: NAdam, k: int) -> float:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, rate_g, rate_m, unbias2, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         m_new = blend(m[i], g, keep1, take1)
         v_new = blend(v[i], g * g, keep2, take2)
         m[i] = m_new
         v[i] = v_new
-        w[i] = w[i] - quotient(rate_g * g + rate_m * m_new, np.sqrt(v_new * unbias2) + eps)
+        w_new = w[i] - quotient(rate_g * g + rate_m * m_new, np.sqrt(v_new * unbias2) + eps)
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from optimdpb.specs import RAdam
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -34,10 +34,11 @@ def scalars(spec: RAdam, k: int, lr: float, memory: Memory) -> tuple[float, ...]
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     keep1, take1, keep2, take2, rate, eps, rectified = row
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         m_new = blend(m[i], g, keep1, take1)
@@ -47,7 +48,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         move = rate * m_new
         if rectified:
             move = quotient(move, np.sqrt(v_new) + eps)
-        w[i] = w[i] - move
+        w_new = w[i] - move
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=RAdam, slots=("exp_avg", "exp_avg_sq"), scalars=scalars, step=stepper(update))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import RMSProp
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -22,11 +22,12 @@ def scalars(spec: RMSProp, k: int, lr: float, memory: Memory) -> tuple[float, ..
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     lr, keep, take, alpha, beta, eps, momentum, centered = row
     v = slots[0, start:stop]
     a, b = slots[1, start:stop], slots[2, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         v_new = blend(v[i], g * g, keep, take)
@@ -39,7 +40,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         if momentum:
             d = momentum * b[i] + d
             b[i] = d
-        w[i] = w[i] - lr * d
+        w_new = w[i] - lr * d
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=RMSProp, slots=("square_avg", "grad_avg", "momentum"), scalars=scalars, step=stepper(update))

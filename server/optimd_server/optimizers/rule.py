@@ -27,7 +27,8 @@ class Rule:
     step(parameters, slots, *sources, limits, blocks, first, last, scratch, scalars): the kernel.
         Reduces and clips the staged gradients and updates parameters (n) and slots (len(slots), n) in place, one pass,
         on blocks first <= b < last. blocks: rows (start, stop, row); scalars and limits: one row for each row number,
-        float32; a row of limits is (clip factor, bound of an element).
+        float32; a row of limits is (clip factor, bound of an element). Returns the largest |parameter| that it wrote,
+        infinity if one is not finite, 0 for none.
     memory, remember(spec, k, lr, memory, totals): the first memory, and the one that an update leaves and uses.
     whole_job: the memory follows the job's own specification alone, one for all groups.
     measure(parameters, slots, *sources, limits, pieces, rows, first, last, scratch, scalars, sums): kernel of
@@ -41,7 +42,7 @@ class Rule:
     spec_class: type[Optimizer]
     slots: tuple[str, ...]
     scalars: Callable[[Any, int, float, Memory], tuple[float, ...]]
-    step: Callable[..., None]
+    step: Callable[..., float]
     memory: Memory = ()
     remember: Callable[[Any, int, float, Memory, Memory], Memory] = _remember_nothing
     whole_job: bool = False

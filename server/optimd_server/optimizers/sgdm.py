@@ -8,9 +8,10 @@ lr_inside (Sutskever's notation): m = momentum m + lr g; w -= m. Not in torch.
 
 from __future__ import annotations
 
+import numpy as np
 from optimdpb.specs import SGDM
 
-from optimd_server.optimizers.kernels import Float32s, inlined
+from optimd_server.optimizers.kernels import Float32s, inlined, larger
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -26,10 +27,11 @@ def scalars(spec: SGDM, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     lr, coupled, decoupled, momentum, share, ahead = row
     m = slots[0, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         w_old = w[i]
@@ -42,7 +44,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         direction = m_new
         if ahead:
             direction = g + ahead * m_new
-        w[i] = w_old - lr * direction
+        w_new = w_old - lr * direction
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=SGDM, slots=("momentum",), scalars=scalars, step=stepper(update))

@@ -18,7 +18,7 @@ import math
 import numpy as np
 from optimdpb.specs import SWATS
 
-from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, quotient
+from optimd_server.optimizers.kernels import Float32s, Float64s, blend, inlined, lane_dot, larger, quotient
 from optimd_server.optimizers.loops import measurer, stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -57,15 +57,18 @@ def remember(spec: SWATS, k: int, lr: float, memory: Memory, totals: Memory) -> 
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     sgd, keep1, take1, keep2, take2, rate, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     if sgd:
         for i in range(w.size):
             m_new = keep1 * m[i] + gradient[i]
             m[i] = m_new
-            w[i] = w[i] - rate * m_new
+            w_new = w[i] - rate * m_new
+            w[i] = w_new
+            largest = larger(largest, w_new)
     else:
         for i in range(w.size):
             g = gradient[i]
@@ -73,7 +76,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
             v_new = blend(v[i], g * g, keep2, take2)
             m[i] = m_new
             v[i] = v_new
-            w[i] = w[i] - quotient(rate * m_new, np.sqrt(v_new) + eps)
+            w_new = w[i] - quotient(rate * m_new, np.sqrt(v_new) + eps)
+            w[i] = w_new
+            largest = larger(largest, w_new)
+    return largest
 
 
 @inlined

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from optimdpb.specs import Yogi
 
-from optimd_server.optimizers.kernels import Float32s, blend, inlined, quotient
+from optimd_server.optimizers.kernels import Float32s, blend, inlined, larger, quotient
 from optimd_server.optimizers.loops import stepper
 from optimd_server.optimizers.rule import Memory, Rule
 
@@ -21,10 +21,11 @@ def scalars(spec: Yogi, k: int, lr: float, memory: Memory) -> tuple[float, ...]:
 
 
 @inlined
-def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> None:
+def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: int, row: Float32s) -> np.uint32:
     """The rule on a run of elements; see loops.stepper."""
     keep1, take1, take2, rate, unbias2, eps = row
     m, v = slots[0, start:stop], slots[1, start:stop]
+    largest = np.uint32(0)
     for i in range(w.size):
         g = gradient[i]
         square = g * g
@@ -32,7 +33,10 @@ def update(w: Float32s, gradient: Float32s, slots: Float32s, start: int, stop: i
         v_new = v[i] - take2 * (np.float32(np.sign(v[i] - square)) * square)
         m[i] = m_new
         v[i] = v_new
-        w[i] = w[i] - quotient(rate * m_new, np.sqrt(v_new * unbias2) + eps)
+        w_new = w[i] - quotient(rate * m_new, np.sqrt(v_new * unbias2) + eps)
+        w[i] = w_new
+        largest = larger(largest, w_new)
+    return largest
 
 
 RULE = Rule(spec_class=Yogi, slots=("exp_avg", "exp_avg_sq"), scalars=scalars, step=stepper(update))

@@ -109,8 +109,7 @@ class Commands:
             case Apply():
                 self._shards.make_room(command)
                 self._changes = True
-                self._shards.apply(command, self._run)
-                return Applied(command.step)
+                return Applied(command.step, self._shards.apply(command, self._run))
             case Keep():
                 return Kept(self._shards.keep())
             case PutBackKept():

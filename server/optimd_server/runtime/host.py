@@ -27,6 +27,7 @@ from optimd_server.core.effects import (
     BecameReady,
     DropStaging,
     Effect,
+    Failed,
     Joined,
     Keep,
     MemberRecord,
@@ -267,6 +268,8 @@ class JobHost:
                 self.ready.set()
             case Prepare() | Apply() | Keep() | PutBackKept():
                 self._commands.give(effect)
+            case Failed():
+                self.fail(FloatingPointError(effect.problem), "its parameters are spoiled", trusted=False)
             case _:
                 pass  # answers to the caller, and records for a journal
 

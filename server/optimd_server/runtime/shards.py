@@ -151,10 +151,12 @@ class ShardGroup:
         for shard in self.shards:
             shard.make_room(command)
 
-    def apply(self, command: Apply, run: RunOnThreads) -> None:
-        """Move every shard from command.step to command.step + 1."""
+    def apply(self, command: Apply, run: RunOnThreads) -> bool:
+        """Move every shard from command.step to command.step + 1. Returns whether every parameter is finite."""
+        finite = True
         for shard in self.shards:
-            shard.apply(command, run)
+            finite &= shard.apply(command, run)
+        return finite
 
     def keep(self) -> bool:
         """Put the state of every shard aside; False, with nothing put aside, if there is no memory for it."""

@@ -6,6 +6,7 @@ prepare() reduces and measures and changes no state; apply() steps parameters an
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from optimd_server.optimizers.gradients import (
     reduce_and_scan_blocks,
     reduce_blocks,
 )
-from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s
+from optimd_server.optimizers.kernels import BLOCK_ELEMENTS, Float32s, Float64s, magnitude_max
 from optimd_server.optimizers.loops import piece_squares
 from optimd_server.state.bulk import RunOnThreads
 from optimd_server.state.past import PastVersions
@@ -75,6 +76,7 @@ class Shard:
         self._reduced: Float32s | None = None
         # The step, and what of, that it is the reduction of.
         self._reduced_for: tuple[int, tuple[Contribution, ...]] | None = None
+        self._is_finite = True
         self._kept: tuple[Float32s, ...] = ()
         self._delay_strength = np.float32(delay[0] if delay else 0.0)
         self._past = PastVersions(delay[1], elements) if delay else None
@@ -203,26 +205,34 @@ class Shard:
         if self._past is not None and self.step == command.step:
             self._past.make_room()
 
-    def apply(self, command: Apply, run: RunOnThreads) -> None:
-        """Update parameters and slots from command.step to command.step + 1, in place."""
+    def apply(self, command: Apply, run: RunOnThreads) -> bool:
+        """Update parameters and slots from command.step to command.step + 1, in place.
+
+        Returns whether every parameter that was written is finite; of an update that was made before, the same again.
+        """
         step = command.step
         if self.step == step + 1:
-            return
+            return self._is_finite
         assert self.step == step, f"apply({step}) on a shard at step {self.step}"
         sources = self._reduce(command, run) if self._is_delayed(command) else self._sources(command)
         if self._past is not None:
             self._past.keep(step, self.parameters)
         slabs, scalars, limits = (self.parameters, self.slots), command.scalars, command.limits
+        largest: list[float] = []
 
         def update(thread: int, first: int, last: int) -> None:
-            self.rule.step(*slabs, *sources, limits, self._blocks, first, last, self._scratch[thread], scalars)
+            rows = self._blocks, first, last, self._scratch[thread]
+            largest.append(self.rule.step(*slabs, *sources, limits, *rows, scalars))
 
         run(update, len(self._blocks))
         if len(self._buffer_blocks):
             shares = self._staged_sources([(part, part.share) for part in command.contributions])
             run(self._reducer(self.parameters, shares, self._buffer_blocks), len(self._buffer_blocks))
+            largest += [magnitude_max(self.parameters[start:stop]) for start, stop, _ in self._buffer_blocks]
         self.step = step + 1
         self._reduced_for = None
+        self._is_finite = math.isfinite(max(largest, default=0.0))
+        return self._is_finite
 
     def keep(self) -> None:
         """Put parameters and slots aside; nothing may be applied meanwhile. Raises MemoryError."""
