@@ -1,4 +1,4 @@
-"""What an update does that spoils parameters: the job says so and stops, others go on; nothing is applied in silence."""
+"""An update that spoils parameters is never applied in silence: the job stops and says why, other jobs go on."""
 
 from __future__ import annotations
 
