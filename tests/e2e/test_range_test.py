@@ -250,7 +250,7 @@ def test_what_the_shell_is_told_if_it_cannot_be(capsys: pytest.CaptureFixture[st
             observer.resume()
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in said] == ["optimd lr-range-test"] * 3
-    assert "lr_end: expected a finite number above lr_start" in said[1]
+    assert "lr_end: expected at least 1.01 times lr_start" in said[1]
     assert "the job is PAUSED" in said[2]
 
 

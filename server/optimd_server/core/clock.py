@@ -127,6 +127,11 @@ class Clock:
                     self.plateau = None
         return due
 
+    def paused_at(self, step: int) -> bool:
+        """Whether the update of a step is held back, by what was asked for so far."""
+        asked = [change.paused for change in self.pending if change.at_step <= step and change.paused is not None]
+        return [self.paused, *asked][-1]
+
     def known(self, event: UpdateRequested) -> Updated | None:
         """The first answer to this request, if it came before. Raises Refused if that one asked for something else."""
         found = self._answers.get(event.request_id)

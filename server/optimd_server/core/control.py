@@ -70,12 +70,16 @@ class Control:
         self._check_names(event.request_id, event.requester)
         check_request(event)
         if running is not None and running.request.request_id == event.request_id:
-            return [RangeTestTaken()]
-        if state.finished:
-            raise self._wrong_state("FINISHED", "a job that trains")
+            if running.asks_for(event):
+                return [RangeTestTaken()]
+            message = f"request_id: expected a new one, got {event.request_id!r}, which asked for another sweep: "
+            raise Refused("INVALID_UPDATE", f"{message}give this one another name", field="request_id")
         if running is not None and running.active:
             raise self._wrong_state("RANGE_TEST", "no range test on its way")
-        if state.clock.paused:
+        first, steps_max = self._earliest_step(), state.spec.steps_max
+        if steps_max is not None and first >= steps_max:
+            raise self._wrong_state("FINISHED", "a job that trains")
+        if state.clock.paused_at(first):
             raise self._wrong_state("PAUSED", "a job that trains: resume it first")
         state.range_test = RangeTest(event)
         sweep = f"{event.lr_start:g} to {event.lr_end:g} in {event.steps} steps, {event.sweep}"
@@ -88,14 +92,14 @@ class Control:
         if test is not None and test.active:
             test.finish("stopped", "it was ended early")
             if test.phase is Phase.WANTED:
-                test.conclude()
+                self._conclude(test)
 
     def kept(self, event: Kept) -> list[Effect]:
         """The shards have put their state aside: the sweep begins with the coming round."""
         state, test = self._state, self._test(Phase.KEEPING)
         if not event.done:
             test.finish("no_memory", "there is no memory to put the state aside")
-            test.conclude()
+            self._conclude(test)
             return []
         test.first_step = state.step
         test.phase = Phase.ENDING if test.end else Phase.SWEEPING
@@ -111,9 +115,12 @@ class Control:
         state.lineage = test.request.lineage
         state.rule_count, state.memories = aside.rule_count, aside.memories
         state.clock.plateau, state.last_round = aside.plateau, aside.last_round
-        test.conclude()
-        state.note(f"range test over: {test.end}")
+        self._conclude(test)
         return [ControlRecord("put back", state.lineage), *self._rounds.start_over()]
+
+    def _conclude(self, test: RangeTest) -> None:
+        test.conclude()
+        self._state.note(f"range test over: {test.end}")
 
     def advance(self, now_s: float) -> list[Effect]:
         """Do what is due between two rounds."""

@@ -92,9 +92,12 @@ class JobMachine:
         effects = self._take(event, now_s)
         if not self.state.creation.ready:
             return effects
-        effects += self._advance(now_s)
-        while self.state.broken or self.control.is_due:
+        try:
             effects += self._advance(now_s)
+            while self.state.broken or self.control.is_due:
+                effects += self._advance(now_s)
+        except Refused as error:
+            raise AssertionError(f"refused behind a change: {error}") from error
         return effects
 
     def _advance(self, now_s: float) -> list[Effect]:

@@ -22,6 +22,9 @@ from optimd_server.core.events import RangeTestRequested
 from optimd_server.schedules.range_test import Suggestion, suggest, sweep_of
 
 STEPS_MIN, STEPS_MAX = 10, 10_000
+# Rates are cast to float32; at the least ratio every step of the longest sweep still has a rate of its own.
+RATE_MIN, RATE_MAX = 1e-30, 1e30
+RATIO_MIN = 1.01
 # Weight of what was before in the running mean that tells divergence, and how far it may rise, in first losses.
 KEEP = 0.8
 RISE_MAX = 2.0
@@ -119,7 +122,6 @@ class RangeTest:
 
     def conclude(self) -> None:
         """It is over."""
-        self.phase = Phase.DONE
         points = [
             (point.learning_rate, point.loss)
             for point in self.points
@@ -128,6 +130,17 @@ class RangeTest:
         found = suggest([rate for rate, _ in points], [loss for _, loss in points])
         words = f"{self.why}; {found.explanation}" if self.why else found.explanation
         self.suggestion = dataclasses.replace(found, explanation=words)
+        self.phase = Phase.DONE
+
+    def asks_for(self, request: RangeTestRequested) -> bool:
+        """Whether the request asks for this very test, apart from who asks and when."""
+        own = self.request
+        return (own.lr_start, own.lr_end, own.steps, own.sweep) == (
+            request.lr_start,
+            request.lr_end,
+            request.steps,
+            request.sweep,
+        )
 
     def saved(self) -> dict[str, Any]:
         """A test that is done as plain values."""
@@ -152,10 +165,11 @@ class RangeTest:
 
 def check_request(request: RangeTestRequested) -> None:
     """Raises Refused(INVALID_UPDATE)."""
-    if not 0.0 < request.lr_start < math.inf:
-        raise _invalid("lr_start", "a finite number above 0", request.lr_start)
-    if not request.lr_start < request.lr_end < math.inf:
-        raise _invalid("lr_end", f"a finite number above lr_start = {request.lr_start:g}", request.lr_end)
+    if not RATE_MIN <= request.lr_start <= RATE_MAX:
+        raise _invalid("lr_start", f"{RATE_MIN:g} to {RATE_MAX:g}", request.lr_start)
+    if not RATIO_MIN * request.lr_start <= request.lr_end <= RATE_MAX:
+        expected = f"at least {RATIO_MIN:g} times lr_start = {request.lr_start:g} and at most {RATE_MAX:g}"
+        raise _invalid("lr_end", expected, request.lr_end)
     if not STEPS_MIN <= request.steps <= STEPS_MAX:
         raise _invalid("steps", f"{STEPS_MIN} to {STEPS_MAX}", request.steps)
     if request.sweep not in ("exponential", "linear"):

@@ -11,6 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from optimd_server.schedules.evaluate import RateOf
 
 # Neighbours on either side, as a share of the curve.
@@ -43,7 +45,7 @@ def sweep_of(lr_start: float, lr_end: float, steps: int, sweep: str) -> RateOf:
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
-    """Read base and max from a curve of rising rates and finite losses."""
+    """Read base and max from a curve of rising rates and finite losses. Never raises, whatever they are."""
     if len(losses) < POINTS_MIN:
         problem = f"no suggestion: expected at least {POINTS_MIN} rounds with a loss, got {len(losses)}"
         return Suggestion(None, None, tuple(losses), problem)
@@ -66,12 +68,10 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
 
 def _smooth(losses: Sequence[float]) -> list[float]:
     """Mean over a triangle of neighbours, those that there are."""
-    width, count = _width(len(losses)), len(losses)
-    smoothed = []
-    for i in range(count):
-        weights = {j: width + 1 - abs(j - i) for j in range(max(0, i - width), min(count, i + width + 1))}
-        smoothed.append(math.fsum(weight * losses[j] for j, weight in weights.items()) / sum(weights.values()))
-    return smoothed
+    width = _width(len(losses))
+    weights = width + 1.0 - np.abs(np.arange(-width, width + 1))
+    means = np.convolve(losses, weights, "same") / np.convolve(np.ones(len(losses)), weights, "same")
+    return [float(mean) for mean in means]
 
 
 def _width(count: int) -> int:
@@ -84,9 +84,11 @@ def _steepest(rates: Sequence[float], smoothed: Sequence[float], lowest: int) ->
     They are as wide as the smoothing; nearer to either end than that, noise would decide.
     """
     width = max(1, min(_width(len(smoothed)), lowest // 2))
+    logarithms = [math.log(rate) if rate > 0.0 else -math.inf for rate in rates[: lowest + 1]]
 
     def slope(i: int) -> float:
         left, right = max(i - width, 0), min(i + width, lowest)
-        return (smoothed[right] - smoothed[left]) / math.log(rates[right] / rates[left])
+        run = logarithms[right] - logarithms[left]
+        return (smoothed[right] - smoothed[left]) / run if run > 0.0 else 0.0
 
     return min(range(width, max(lowest - width, width) + 1), key=slope)

@@ -210,6 +210,7 @@ def test_it_is_stopped_at_any_moment(when: str) -> None:
         job.send(PutBack(1))
     assert test_of(job).phase is Phase.DONE
     assert test_of(job).end == ("diverged" if when == "putting back" else "stopped")
+    assert job.machine.state.history[-1].change == f"range test over: {test_of(job).end}"
     assert (job.machine.version.step, job.machine.version.lineage == FRESH) == (1, when != "wanted")
     train(job, 2)
     assert len(job.rounds()) == (4 if when == "putting back" else 3)
@@ -221,6 +222,7 @@ def test_without_memory_nothing_happens() -> None:
     job.send(request())
     job.send(Kept(False))
     assert (test_of(job).end, test_of(job).phase) == ("no_memory", Phase.DONE)
+    assert job.machine.state.history[-1].change == "range test over: no_memory"
     assert job.machine.version.lineage != FRESH
     job.auto_apply = True
     train(job, 1)
@@ -230,7 +232,11 @@ def test_without_memory_nothing_happens() -> None:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no first rate": ({"lr_start": 0.0}, "lr_start"),
     "a first rate that is no number": ({"lr_start": math.nan}, "lr_start"),
+    "a first rate below float32": ({"lr_start": 5e-324, "lr_end": 1e-3}, "lr_start"),
     "falling": ({"lr_end": 1e-3}, "lr_end"),
+    "rates that coincide": ({"lr_start": 1.0, "lr_end": math.nextafter(1.0, 2.0)}, "lr_end"),
+    "rates that hardly rise": ({"lr_start": 1.0, "lr_end": 1.009}, "lr_end"),
+    "a last rate beyond float32": ({"lr_end": 1e300}, "lr_end"),
     "without end": ({"lr_end": math.inf}, "lr_end"),
     "too short": ({"steps": 9}, "steps"),
     "too long": ({"steps": 10_001}, "steps"),
@@ -271,6 +277,46 @@ def test_asking_again_starts_no_second_one() -> None:
     assert test_of(job).phase is Phase.DONE
     job.send(request(request_id="b", lineage="lineage-3"))
     assert test_of(job).active
+
+
+@pytest.mark.parametrize("fields", [{"lr_end": 2.0}, {"steps": 11}, {"sweep": "linear"}], ids=str)
+def test_the_same_id_with_another_sweep_is_refused(fields: dict[str, Any]) -> None:
+    job = training(SGD(0.5))
+    job.send(request())
+    for rounds in (0, 10):  # while it runs, and when it is over
+        train(job, rounds, loss=1.0)
+        before = saved_state(job.machine)
+        with pytest.raises(Refused, match="another name") as refused:
+            job.send(request(**fields))
+        assert (refused.value.reason, refused.value.metadata["field"]) == ("INVALID_UPDATE", "request_id")
+        assert job.send(request(requester="somebody else", unix_s=2e9, lineage="lineage-3")) == [RangeTestTaken()]
+        assert saved_state(job.machine) == before
+
+
+def test_none_begins_on_a_job_that_will_be_paused_or_finished_by_then() -> None:
+    paused, finished = training(SGD(0.5)), training(SGD(0.5), steps_max=1)
+    for job, state in ((paused, "PAUSED"), (finished, "FINISHED")):
+        job.auto_apply = False
+        job.push("w0")
+        if job is paused:
+            job.update("pause", at_step=1, paused=True)
+        with pytest.raises(Refused, match=f"the job is {state}") as refused:
+            job.send(request())
+        assert refused.value.reason == "WRONG_STATE"
+    paused.update("resume", at_step=1, paused=False)
+    paused.send(request())
+    paused.auto_apply = True
+    paused.send(Applied(0))
+    train(paused, 1, loss=1.0)
+    assert len(test_of(paused).points) == 1
+
+
+def test_a_pause_to_come_later_waits_for_its_step_behind_the_test() -> None:
+    job = training(SGD(0.5))
+    job.update("pause", at_step=2, paused=True)
+    sweep(job, [1.0] * 10)
+    train(job, 2)
+    assert (job.machine.version.step, job.machine.state.clock.paused) == (2, True)
 
 
 def test_it_may_go_beyond_the_last_step() -> None:

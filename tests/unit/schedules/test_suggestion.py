@@ -9,6 +9,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optimd_server.core.range_test import RATIO_MIN
 from optimd_server.schedules.range_test import suggest, sweep_of
 
 RATES = [10 ** (-6 + 7 * place / 199) for place in range(200)]
@@ -72,6 +73,30 @@ def test_no_curve_is_too_strange(losses: list[float]) -> None:
     if found.lr_base is not None and found.lr_max is not None:
         assert RATES[0] <= found.lr_base <= found.lr_max <= RATES[-1]
     assert all(math.isfinite(loss) for loss in found.smoothed) or len(losses) < 5
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.floats(), st.floats()), max_size=60), st.booleans())
+def test_nor_are_any_rates(points: list[tuple[float, float]], falling: bool) -> None:
+    """Equal, huge, denormal, negative, no number: a restored job must not fail over what it holds."""
+    losses = [10.0 - place for place in range(len(points))] if falling else [loss for _, loss in points]
+    found = suggest([rate for rate, _ in points], losses)
+    assert (found.lr_base is None) == (found.lr_max is None)
+    assert len(found.smoothed) == len(points)
+
+
+@pytest.mark.parametrize("rate", [1.0, 5e-324, 1.7e308])
+def test_rates_that_are_all_the_same(rate: float) -> None:
+    found = suggest([rate] * 20, [20.0 - place for place in range(20)])
+    assert (found.lr_base, found.lr_max) == (rate, rate)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize(("start", "steps"), [(1e-30, 10_000), (1.0, 10), (1e29, 10_000)])
+def test_at_the_least_ratio_each_step_has_a_rate_of_its_own(kind: str, start: float, steps: int) -> None:
+    rate = sweep_of(start, RATIO_MIN * start, steps, kind)
+    values = [rate(step) for step in range(steps)]
+    assert all(a < b for a, b in itertools.pairwise(values))
 
 
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
