@@ -151,7 +151,10 @@ class Rounds(ABC):
             return [command]
         pushes, self.closing, self.closing_pushes = self.closing_pushes, None, {}
         self.state.counters.rounds_void += 1
-        detail = f"the round was void: at the learning rate {closing.learning_rate:g} the rule's numbers exceed float32"
+        problem = f"at the learning rate {closing.learning_rate:g} the rule's numbers exceed float32"
+        detail = f"the round was void: {problem}"
+        if self.state.sweeping and self.state.range_test is not None:
+            self.state.range_test.finish("diverged", problem)
         return [
             effect
             for name in sorted(pushes)

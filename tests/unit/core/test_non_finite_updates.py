@@ -58,6 +58,21 @@ def test_in_a_range_test_it_is_divergence_and_put_back() -> None:
     assert (job.machine.version.step, job.machine.version.lineage) == (0, "fresh")
 
 
+@pytest.mark.parametrize("clip", [None, ClipGlobalNorm(1.0)], ids=["no clip", "clip"])
+def test_a_sweep_beyond_float32_ends(clip: Any) -> None:
+    job = Job(consistency=Sync(1), clip=clip).ready()
+    job.join("w0")
+    job.send(RangeTestRequested("r", "me", 0.0, 1.0, 1e200, 10, "exponential", "fresh"))
+    test = job.machine.state.range_test
+    assert test is not None
+    for _ in range(10):
+        if test.active:
+            job.push("w0", loss=1.0)
+    assert (test.phase, test.end) == (Phase.DONE, "diverged")
+    assert "exceed float32" in test.why
+    assert job.machine.version.lineage == "fresh"
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 @pytest.mark.parametrize("clip", [None, ClipGlobalNorm(1.0)], ids=["no clip", "clip"])
 def test_a_rate_beyond_float32_makes_void_rounds(model: Any, clip: Any) -> None:
