@@ -342,6 +342,15 @@ LONG = [
     Row("long shape", creating(tensors(("w", [-1] * 50_000))), "INVALID_LAYOUT"),
 ]
 
+LONG.append(
+    Row(
+        "a request larger than any",
+        lambda scene: scene.call("GetJob", pb.GetJobRequest(job="x" * (3 << 20))),
+        "LIMIT_EXCEEDED",
+        {"limit": "request_bytes_max"},
+    )
+)
+
 LISTS = [
     Row("page size negative", list_jobs(page_size=-1), "MALFORMED_REQUEST", {"field": "page_size"}),
     Row("page size 1001", list_jobs(page_size=1001), "MALFORMED_REQUEST", {"field": "page_size"}),

@@ -98,9 +98,14 @@ class JobStaging:
         return self._bytes(self._sharing.vectors)
 
     @property
+    def left_bytes(self) -> int:
+        """Gradients in shared memory of epochs that have none any more: they wait to be applied."""
+        return self._bytes(sum(not self._sharing.has(*key) for key in self._shards.adopted()))
+
+    @property
     def taken_bytes(self) -> int:
-        """Buffers that there are, free ones included."""
-        return self._bytes(self._shards.buffers)
+        """Buffers that there are, free ones and those that workers left behind included."""
+        return self._bytes(self._shards.buffers) + self.left_bytes
 
     def check_join(self) -> None:
         """Raises Refused(BACKLOG_FULL) if there is no room for one more worker's gradients."""

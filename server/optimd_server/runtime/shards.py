@@ -92,6 +92,10 @@ class ShardGroup:
         """Gradients that there is memory for: staged, or free for reuse. Those of int8 count in full."""
         return self.shards[0].buffers + len(self._payloads) + len(self._free_payloads)
 
+    def adopted(self) -> list[tuple[str, int]]:
+        """Epochs whose gradient lies in shared memory."""
+        return [key for key, claim in self.staged.items() if isinstance(claim, SharedGradient)]
+
     def has_buffer(self, worker: str, epoch: int, dtype: DTypeLike) -> bool:
         """Whether staging for this epoch takes no new memory."""
         free = len(self._free_payloads) if dtype == np.uint8 else self.shards[0].free_buffers
@@ -123,7 +127,7 @@ class ShardGroup:
     def _close(self, worker: str, epoch: int) -> None:
         staged = self.staged.pop((worker, epoch), None)
         if staged is not None:
-            staged.closed = True
+            staged.close()
 
     def prepare(self, command: Prepare, run: RunOnThreads) -> Float64s:
         """Sums over the pieces of the layout, in order; see Shard.prepare."""

@@ -24,6 +24,9 @@ _OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # Who connects and does not speak HTTP/2, or is silent for long: calls that wait keep a connection, heartbeats too.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
 )
 
 
@@ -34,7 +37,7 @@ class Service:
         self._runtime = runtime
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(options=_OPTIONS)
-        gate = Gate(runtime.config.calls_max, runtime.config.pull_timeout_s)
+        gate = self.gate = Gate(runtime.config)
         local = LocalServer()
         self._handover = Handover(local)
         services = {

@@ -19,7 +19,9 @@ from optimdpb.errors import NotServed, Refused
 from optimdpb.frames import framed
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.runtime import ServerConfig
 from optimd_server.service.errors import abort, unexpected
+from optimd_server.service.messages import check_limit
 
 Context = Any
 # One function per method: takes a request, or an iterator of requests; returns a response, or an iterator of responses.
@@ -32,15 +34,19 @@ Call = Callable[[bytes], Awaitable[bytes]]
 NEVER_SHED = frozenset({"Heartbeat", "Leave"})
 
 
+# What a request may take beside the specification that it carries.
+REQUEST_BYTES_BESIDE = 64 * 1024
+
+
 class Gate:
-    """Counts the calls in hand; above calls_max new ones are refused, not queued.
+    """Counts the calls in hand; above calls_max new ones are refused, not queued."""
 
-    stream_out_s: how long a message of an answer may wait to be taken.
-    """
-
-    def __init__(self, calls_max: int, stream_out_s: float) -> None:
-        self.calls_max = calls_max
-        self.stream_out_s = stream_out_s
+    def __init__(self, config: ServerConfig) -> None:
+        self.calls_max = config.calls_max
+        # How long a message of an answer may wait to be taken, and how long one of a stream may take to come.
+        self.stream_out_s = config.pull_timeout_s
+        self.stream_in_s = config.push_timeout_s
+        self.request_bytes_max = config.spec_bytes_max + REQUEST_BYTES_BESIDE
         self.calls = 0
 
     @contextlib.contextmanager
@@ -60,7 +66,7 @@ def unary_calls(service: str, methods: Mapping[str, Method], gate: Gate) -> dict
     """What answers the served unary rpcs of one service, by name."""
     rpcs = pb.DESCRIPTOR.services_by_name[service].methods
     unary = [rpc for rpc in rpcs if not rpc.client_streaming and not rpc.server_streaming and rpc.name in methods]
-    return {rpc.name: _answer(rpc.name, parser(rpc), methods[rpc.name], gate) for rpc in unary}
+    return {rpc.name: _answer(rpc.name, parser(rpc, gate), methods[rpc.name], gate) for rpc in unary}
 
 
 def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> grpc.GenericRpcHandler:
@@ -73,21 +79,26 @@ def generic_handler(service: str, methods: Mapping[str, Method], gate: Gate) -> 
 
 
 def _handler(rpc: Any, method: Method | None, gate: Gate) -> grpc.RpcMethodHandler[Any, Any]:
-    parse = parser(rpc)
+    parse = parser(rpc, gate)
     if rpc.client_streaming:
-        handle = _aborting(_answer(rpc.name, _each(parse), method, gate))
+        handle = _aborting(_answer(rpc.name, _each(parse, gate), method, gate))
         return grpc.stream_unary_rpc_method_handler(handle, None, None)
     if rpc.server_streaming:
         return grpc.unary_stream_rpc_method_handler(_stream_out(rpc.name, parse, method, gate), None, _encode)
     return grpc.unary_unary_rpc_method_handler(_aborting(_answer(rpc.name, parse, method, gate)), None, None)
 
 
-def parser(rpc: Any) -> Callable[[bytes], Any]:
-    """From the bytes of a request of this rpc to what its function takes; raises Refused(MALFORMED_REQUEST)."""
+def parser(rpc: Any, gate: Gate) -> Callable[[bytes], Any]:
+    """From the bytes of a request of this rpc to what its function takes.
+
+    Raises Refused(MALFORMED_REQUEST, LIMIT_EXCEEDED): protobuf makes fifty bytes of one that is full of small parts.
+    """
     message_class = GetMessageClass(rpc.input_type)
     has_data = "data" in rpc.input_type.fields_by_name
 
     def parse(data: bytes) -> Any:
+        if not has_data:
+            check_limit("request_bytes_max", gate.request_bytes_max, len(data))
         try:
             return framed(data, message_class) if has_data else message_class.FromString(data)
         except DecodeError as error:
@@ -132,9 +143,19 @@ def _answer(
     return answer
 
 
-def _each(parse: Callable[[bytes], Any]) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+def _each(parse: Callable[[bytes], Any], gate: Gate) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    """Raises Refused(PUSH_TOO_SLOW) where the next message, or the end, does not come in time."""
+
     async def parsed(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for request in requests:
+        while True:
+            try:
+                async with asyncio.timeout(gate.stream_in_s):
+                    request = await anext(requests, None)
+            except TimeoutError as error:
+                message = f"expected the next message, or the end, of the stream within {gate.stream_in_s:g} s"
+                raise Refused("PUSH_TOO_SLOW", message) from error
+            if request is None:
+                return
             yield parse(request)
 
     return parsed

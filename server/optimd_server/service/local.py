@@ -22,6 +22,8 @@ TOKEN_BYTES = 16
 CONNECTIONS_MAX = 1024
 # How long a frame may be on its way, and the last answer after the end.
 FRAME_S_MAX = 10.0
+# Of frames that are on their way, all together; whose part comes on top is closed.
+UNFINISHED_BYTES_MAX = 128 << 20
 
 
 class LocalServer:
@@ -34,6 +36,7 @@ class LocalServer:
         self.token = secrets.token_bytes(TOKEN_BYTES)
         self.calls: Mapping[str, Call] = {}
         self._connections: set[_Connection] = set()
+        self.unfinished_bytes = 0
 
     async def take(self, connection: socket.socket) -> None:
         """Serve it from now on; it is closed when it ends."""
@@ -41,7 +44,7 @@ class LocalServer:
             connection.close()
             return
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: _Connection(self.calls, self._connections), connection)
+        await loop.connect_accepted_socket(lambda: _Connection(self, self._connections), connection)
 
     async def close(self, wait_s: float) -> None:
         """Take no more calls, let those in hand answer, up to wait_s, then end every connection."""
@@ -58,8 +61,8 @@ class LocalServer:
 class _Connection(asyncio.Protocol):
     """`task`: the call in hand. draining: it is the last."""
 
-    def __init__(self, calls: Mapping[str, Call], connections: set[_Connection]) -> None:
-        self._calls = calls
+    def __init__(self, server: LocalServer, connections: set[_Connection]) -> None:
+        self._server = server
         self._connections = connections
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
@@ -76,6 +79,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The client has given up, or is gone: so is its call."""
         self._connections.discard(self)
+        self._taken()
         if self._deadline is not None:
             self._deadline.cancel()
         if self.task is not None:
@@ -83,18 +87,25 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
+        self._server.unfinished_bytes += len(data)
         size = local.size_of(self._received)
         arrived = size is not None and len(self._received) >= local.SIZE_BYTES + size
-        if self._is_foul(size):
+        if self._is_foul(size) or self._server.unfinished_bytes > UNFINISHED_BYTES_MAX:
             self._abort()
         elif not arrived:
             self._wait_for_rest()
         elif not self.draining:
-            request, self._received = self._received, bytearray()
+            request = self._taken()
             if self._deadline is not None:
                 self._deadline.cancel()
                 self._deadline = None
             self.task = asyncio.get_running_loop().create_task(self._answer(request))
+
+    def _taken(self) -> bytearray:
+        """What has come so far; it is on its way no more."""
+        received, self._received = self._received, bytearray()
+        self._server.unfinished_bytes -= len(received)
+        return received
 
     def _is_foul(self, size: int | None) -> bool:
         """A call before the last one is answered and read, or one that is too large, or followed by more."""
@@ -127,7 +138,7 @@ class _Connection(asyncio.Protocol):
 
     async def _call(self, request: bytearray) -> list[bytes]:
         name, message = local.request_of(request)
-        call = self._calls.get(name)
+        call = self._server.calls.get(name)
         try:
             if call is None:
                 raise NotServed(f"method {name}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
 
 from optimdpb.checksum import crc32c
@@ -23,6 +24,7 @@ from optimd_server.service.messages import (
     put_outcome,
     required,
 )
+from optimd_server.state import StagedGradient
 
 
 class PayloadService:
@@ -133,7 +135,7 @@ async def _receive(host: JobHost, push: Push, first: Framed, requests: AsyncIter
         request: Framed | None = first
         while request is not None:
             staged.write(request.message.offset_bytes, request.data, checksum_of(request.message))
-            request = await next_chunk(requests)
+            request = await _next_while_open(staged, requests)
             if staged.received_bytes and request is not None:
                 host.handle(SignOfLife(push.worker, push.epoch))
         staged.check_complete()
@@ -141,6 +143,21 @@ async def _receive(host: JobHost, push: Push, first: Framed, requests: AsyncIter
         host.handle(PushCommitted(push, staged.magnitude_max))
     except BaseException:  # cancelled, broken or refused
         host.give_up(staged)
+        raise
+
+
+async def _next_while_open(staged: StagedGradient, requests: AsyncIterator[Framed]) -> Framed | None:
+    """As next_chunk(). Raises Refused(PUSH_SUPERSEDED) as soon as nothing more can come of this stream."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(None) as limit:
+            staged.on_close = lambda: limit.reschedule(loop.time())
+            try:
+                return await next_chunk(requests)
+            finally:
+                staged.on_close = None
+    except TimeoutError:
+        staged.check_open()
         raise
 
 

@@ -113,7 +113,8 @@ class WorkerService:
         memory = await host.open_shared(request.worker, request.epoch)
         read_only = parameters if memory.copy is None else memory.copy
         kind = pb.SEGMENT_PARAMETERS if memory.copy is None else pb.SEGMENT_COPY
-        token = self._handover.offer([*memory.gradients, read_only], lent=[parameters])
+        whose = host.name, request.worker, request.epoch
+        token = self._handover.offer(whose, [*memory.gradients, read_only], lent=[parameters])
         return pb.OpenSharedMemoryResponse(
             header=header(self._runtime, host),
             token=token,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,12 +95,22 @@ class ChunkedVector:
 
 
 class Claim:
-    """A push's place in staging. Closed when another attempt, a newer epoch or the end of its lease takes it."""
+    """A push's place in staging. Closed when another attempt, a newer epoch or the end of its lease takes it.
+
+    on_close: called then.
+    """
 
     def __init__(self, worker: str, epoch: int) -> None:
         self.worker = worker
         self.epoch = epoch
         self.closed = False
+        self.on_close: Callable[[], None] | None = None
+
+    def close(self) -> None:
+        """The place is another's."""
+        self.closed = True
+        if self.on_close is not None:
+            self.on_close()
 
     def check_open(self) -> None:
         """Raises Refused(PUSH_SUPERSEDED) once closed."""
