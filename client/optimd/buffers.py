@@ -36,11 +36,16 @@ class GradientBuffers:
     """
 
     def __init__(self, layout: Layout, memory: Sequence[Float32s] | None = None) -> None:
-        self._layout = layout
+        self.layout = layout
+        self._memory = memory
         self._flats: list[Float32s | None] = list(memory) if memory is not None else [None] * BUFFERS
         self._views: list[Views | None] = [None] * len(self._flats)
         self._held: set[int] = set()
         self._copier = Copier()
+
+    def are_of(self, layout: Layout, memory: Sequence[Float32s] | None) -> bool:
+        """Whether they were made of these."""
+        return self.layout is layout and self._memory is memory
 
     def views(self) -> Views:
         """A free vector by tensor: what is written there is the gradient. Raises OutcomeUnknown if none is free."""
@@ -61,7 +66,7 @@ class GradientBuffers:
             if views is not None and views is whole and index not in self._held:
                 return self._hold(index)
         index = self._free()
-        tensors.pack(self._layout, gradients, self._flat(index), self._copier)
+        tensors.pack(self.layout, gradients, self._flat(index), self._copier)
         return self._hold(index)
 
     def adopt(self, flat: Float32s) -> Float32s:
@@ -90,13 +95,13 @@ class GradientBuffers:
     def _flat(self, index: int) -> Float32s:
         flat = self._flats[index]
         if flat is None:
-            flat = self._flats[index] = np.empty(self._layout.elements, np.float32)
+            flat = self._flats[index] = np.empty(self.layout.elements, np.float32)
         return flat
 
     def _views_of(self, index: int) -> Views:
         views = self._views[index]
         if views is None:
-            views = self._views[index] = tensors.unpack(self._layout, self._flat(index))
+            views = self._views[index] = tensors.unpack(self.layout, self._flat(index))
         return views
 
 
@@ -108,17 +113,16 @@ class ParameterBuffers:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+        self.layout = layout
         self._given: list[Float32s] = []
-        self._place: Float32s | None = None
-        self._place_views: Views = {}
+        self._place: tuple[Float32s, Views] | None = None
 
     def fresh(self) -> Float32s:
         """A vector that nobody else has; its content is undefined."""
         for place, references in enumerate(_references(self._given)):
             if references <= _UNUSED:
                 return self._given[place]
-        flat = np.empty(self._layout.elements, np.float32)
+        flat = np.empty(self.layout.elements, np.float32)
         self._given = [*self._given[-1:], flat]
         return flat
 
@@ -126,16 +130,16 @@ class ParameterBuffers:
         """The parameters in arrays that belong to the caller; in that fresh vector if one is given."""
         target = self.fresh() if target is None else target
         gather(target, [flat])
-        return tensors.unpack(self._layout, target)
+        return tensors.unpack(self.layout, target)
 
     def in_place(self, flat: Float32s) -> Views:
         """Read-only views of a vector that changes with the next pull."""
-        if self._place is not flat:
-            views = tensors.unpack(self._layout, flat)
+        if self._place is None or self._place[0] is not flat:
+            views = tensors.unpack(self.layout, flat)
             for view in views.values():
                 view.flags.writeable = False
-            self._place, self._place_views = flat, views
-        return dict(self._place_views)
+            self._place = flat, views
+        return dict(self._place[1])
 
 
 def _are(gradients: Mapping[str, NDArray[np.generic]], views: Views) -> bool:

@@ -24,8 +24,8 @@ PULL_DTYPES = ("float32", "bfloat16")
 PLAIN_BYTES_MAX = 64 * 1024
 
 
-class Encoder(Protocol):
-    """From elements to bytes, for one worker."""
+class Encoding(Protocol):
+    """From elements to bytes, for one push."""
 
     encoding: pb.Encoding
     # So many elements, or a multiple, make a chunk that may be cut there; and their bytes.
@@ -33,69 +33,111 @@ class Encoder(Protocol):
     unit_bytes: int
 
     def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
-        """Elements start to stop, start at a unit's border. The same until settled(), whenever it is asked for.
+        """Elements start to stop, start at a unit's border. The same bytes whenever they are asked for.
 
         scratch: room for it, where the bytes may be written.
         """
 
-    def settled(self, applied: bool) -> None:
-        """The push that these were for has its outcome."""
+
+class Encoder(Protocol):
+    """How one worker's pushes are written, one after the other."""
+
+    encoding: pb.Encoding
+
+    def begun(self) -> Encoding:
+        """For the push that is not settled yet, or a new one."""
+
+    def settled(self, applied: bool, *, is_clean: bool = True) -> None:
+        """That push has its outcome; harmless if there is none. is_clean: every sending of it has ended."""
 
 
-class Float32:
+class _Plain:
+    """What keeps nothing from one push to the next."""
+
+    def settled(self, applied: bool, *, is_clean: bool = True) -> None:
+        """See Encoder."""
+
+
+class Float32(_Plain):
     """As it is: nothing is copied."""
 
     encoding = pb.ENCODING_F32
     unit_elements, unit_bytes = 1, 4
 
-    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
+    def begun(self) -> Encoding:
         """See Encoder."""
+        return self
+
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
+        """See Encoding."""
         return flat[start:stop].view(np.uint8)
 
-    def settled(self, applied: bool) -> None:
-        """See Encoder."""
 
-
-class BFloat16:
+class BFloat16(_Plain):
     """The upper half of a float32, rounded to nearest."""
 
     encoding = pb.ENCODING_BF16
     unit_elements, unit_bytes = 1, 2
 
-    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
+    def begun(self) -> Encoding:
         """See Encoder."""
+        return self
+
+    def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
+        """See Encoding."""
         from optimdpb.kernels import round_to_bfloat16
 
         halves: NDArray[np.uint16] = scratch[: 2 * (stop - start)].view(np.uint16)
         round_to_bfloat16(flat[start:stop], halves)
         return halves.view(np.uint8)
 
-    def settled(self, applied: bool) -> None:
-        """See Encoder."""
-
 
 class Int8Blocks:
     """Blocks of int8 with error feedback. Takes as much memory as the gradient."""
 
     encoding = pb.ENCODING_INT8_BLOCK
-    unit_elements, unit_bytes = INT8_BLOCK_ELEMENTS, INT8_BLOCK_BYTES
 
     def __init__(self, elements: int) -> None:
         self._lost: NDArray[np.uint16] = np.zeros(elements, np.uint16)
-        self._lost_next: NDArray[np.uint16] = np.zeros(elements, np.uint16)
+        self._spare: NDArray[np.uint16] | None = np.zeros(elements, np.uint16)
+        self._push = _Int8Push(self._lost, self._lost)
+        self._is_open = False
+
+    def begun(self) -> Encoding:
+        """See Encoder."""
+        if not self._is_open:
+            spare, self._spare = self._spare, None
+            self._push = _Int8Push(self._lost, np.empty_like(self._lost) if spare is None else spare)
+            self._is_open = True
+        return self._push
+
+    def settled(self, applied: bool, *, is_clean: bool = True) -> None:
+        """See Encoder. An interrupt may cut it off anywhere: done again, it comes to the same."""
+        if not self._is_open:
+            return
+        before, after = self._push.lost, self._push.lost_after
+        self._lost, other = (after, before) if applied else (before, after)
+        # A sending that was cut off may write to the other one yet.
+        self._spare = other if is_clean else None
+        self._is_open = False
+
+
+class _Int8Push:
+    """Reads what was lost before it, writes what is lost after it."""
+
+    encoding = pb.ENCODING_INT8_BLOCK
+    unit_elements, unit_bytes = INT8_BLOCK_ELEMENTS, INT8_BLOCK_BYTES
+
+    def __init__(self, lost: NDArray[np.uint16], lost_after: NDArray[np.uint16]) -> None:
+        self.lost, self.lost_after = lost, lost_after
 
     def encode(self, flat: Float32s, start: int, stop: int, scratch: Bytes) -> Bytes:
-        """See Encoder."""
+        """See Encoding."""
         from optimdpb.kernels import to_int8_blocks
 
         payload = scratch[: encodings.payload_bytes(self.encoding, stop - start)]
-        to_int8_blocks(flat[start:stop], self._lost[start:stop], self._lost_next[start:stop], payload)
+        to_int8_blocks(flat[start:stop], self.lost[start:stop], self.lost_after[start:stop], payload)
         return payload
-
-    def settled(self, applied: bool) -> None:
-        """See Encoder."""
-        if applied:
-            self._lost, self._lost_next = self._lost_next, self._lost
 
 
 def encoder_of(dtype: str, elements: int) -> Encoder:
@@ -110,7 +152,7 @@ class Payload:
 
     def __init__(self, flat: Float32s, encoder: Encoder) -> None:
         self.flat = flat
-        self._encoder = encoder
+        self._encoder = encoder.begun()
 
     @property
     def encoding(self) -> pb.Encoding:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -13,36 +15,73 @@ TRANSPORT_DETAIL_MAX = 200
 
 
 class LeaseKeeper:
-    """Sends a heartbeat every third of a lease in the background, until stopped or refused.
+    """Sends a heartbeat every third of a lease in the background, from start() until stopped or refused.
 
-    `local_calls`: how the server offered to be called, the last time that it was heard.
-    `renewed_s`: when the last heartbeat that was answered went out.
-    `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
+    joined_s: when Join was sent. idle_s: how long the program has not called its worker. `local_calls`: how the server
+    offered to be called, the last time that it was heard. `renewed_s`: when the last heartbeat that was answered went
+    out. `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
     reported from here: the worker's next call meets them too.
     """
 
     def __init__(
-        self, transport: Transport, surroundings: Surroundings, job: str, worker: str, joined: pb.JoinResponse
+        self,
+        transport: Transport,
+        surroundings: Surroundings,
+        request: pb.HeartbeatRequest,
+        joined: pb.JoinResponse,
+        joined_s: float,
+        idle_s: Callable[[], float],
     ) -> None:
         self._transport = transport
-        self._request = pb.HeartbeatRequest(job=job, worker=worker, epoch=joined.epoch)
+        self._surroundings = surroundings
+        self._request = request
         self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._idle_s = idle_s
+        self._end: Callable[[], None] | None = None
+        self._is_over = self._is_abandoned = False
+        self._is_shared, self._why_not = False, ""
+        self.epoch = request.epoch
         self.expired = False
-        self.renewed_s = surroundings.now_s()
-        self._now_s = surroundings.now_s
+        self.renewed_s = joined_s
         self.local_calls = joined.local_calls
-        self._end = surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{worker}")
 
-    def tell(self, transport: pb.Transport, detail: str) -> None:
-        """From the next heartbeat on the server knows how this worker's payloads travel, and why."""
-        self._request.transport, self._request.transport_detail = transport, detail[:TRANSPORT_DETAIL_MAX]
+    def start(self) -> None:
+        """Begin; once."""
+        self._end = self._surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{self._request.worker}")
+
+    def tell_memory(self, is_shared: bool, why_not: str) -> None:
+        """From the next heartbeat on the server knows whether payloads travel in shared memory, and why not."""
+        self._is_shared, self._why_not = is_shared, why_not
+
+    def tell_calls(self, is_local: bool) -> None:
+        """And whether calls go over its unix socket."""
+        if self._is_shared:
+            kind, detail = pb.TRANSPORT_SHARED_MEMORY, "on the server's own machine"
+            detail += "" if is_local else ", calls by gRPC"
+        else:
+            kind, detail = pb.TRANSPORT_UNIX_SOCKET if is_local else pb.TRANSPORT_GRPC, self._why_not
+        self._request.transport, self._request.transport_detail = kind, detail[:TRANSPORT_DETAIL_MAX]
 
     def stop(self) -> None:
         """Send no more heartbeats. Does not wait for one that is on its way."""
-        self._end()
+        self._is_over = True  # holds also where an interrupt cut start() off
+        if self._end is not None:
+            self._end()
+
+    def abandon(self) -> None:
+        """The worker is gone: no more heartbeats, and the connection is closed from the background.
+
+        Nothing here waits or takes a lock: the garbage collector may call it in the middle of anything.
+        """
+        self._is_abandoned = self._is_over = True
 
     def _beat(self) -> bool:
-        sent_s = self._now_s()
+        if self._is_over:
+            if self._is_abandoned:
+                self._transport.close()
+            return False
+        self._request.idle_ms = int(self._idle_s() * 1000)
+        sent_s = self._surroundings.now_s()
         try:
             answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +18,48 @@ from optimd.transport import CallFailed, CallLost, NotShared, SharedMemory
 LEAVE_TIMEOUT_S = 2.0
 
 
-class Membership:
-    """`epoch`: 0 before the first join. `memory`: shared with the server for this epoch, None where there is none."""
+@dataclass(frozen=True)
+class Member:
+    """What one Join gave. `memory`: shared with the server for this epoch, None where there is none."""
 
-    def __init__(self, session: Session, worker: str) -> None:
+    joined: pb.JoinResponse
+    keeper: LeaseKeeper
+    memory: SharedMemory | None
+
+
+class Membership:
+    """`member`: None before a Join, and while one is on its way: nobody knows then which epoch is the last. Join again.
+
+    `memory_in_use`: a call was sent in whose course the server writes to the shared parameters, and has not been
+    answered: it may write yet.
+    """
+
+    def __init__(self, session: Session, worker: str, idle_s: Callable[[], float]) -> None:
         self.worker = worker
-        self.epoch = 0
+        self.member: Member | None = None
         self.next_seq = 1
-        self.memory: SharedMemory | None = None
-        self.memory_lost = False
+        self.memory_in_use = False
+        self._memory_lost = False
         self._session = session
-        self._joined: pb.JoinResponse | None = None
+        self._idle_s = idle_s
         self._keeper: LeaseKeeper | None = None
-        self._why_not = ""
         # The token of an offer that was tried in vain; that of no offer is empty.
         self._no_calls = b""
+
+    @property
+    def epoch(self) -> int:
+        """Of now; 0 for none."""
+        return 0 if self.member is None else self.member.joined.epoch
+
+    @property
+    def memory(self) -> SharedMemory | None:
+        """Shared with the server, None where there is none."""
+        return None if self.member is None else self.member.memory
+
+    @property
+    def readable_memory(self) -> SharedMemory | None:
+        """The same, where no call of before may write to the parameters in it."""
+        return None if self.memory_in_use else self.memory
 
     @property
     def expired(self) -> bool:
@@ -40,65 +69,52 @@ class Membership:
     @property
     def surely_live(self) -> bool:
         """Whether the lease cannot have ended by now, whatever held this process up."""
-        if self._keeper is None or self._joined is None or self.expired:
+        member = self.member
+        if member is None or member.keeper.expired:
             return False
-        return self._session.surroundings.now_s() - self._keeper.renewed_s < self._joined.lease_ms / 1000
+        return self._session.surroundings.now_s() - member.keeper.renewed_s < member.joined.lease_ms / 1000
 
     def join(self) -> int:
-        """Join under a fresh epoch, keep its lease, share memory if that is possible. Returns the epoch."""
+        """Join under a fresh epoch, keep its lease, share memory if that is possible. Returns the epoch.
+
+        Raises Refused (JOB_MISMATCH: another job has taken this one's name), ServerUnavailable.
+        """
+        self.member = None
         self.stop()
         session = self._session
-        request = pb.JoinRequest(job=session.job, worker=self.worker, layout_digest=session.layout.digest)
-        joined = session.call("Join", request)
+        joined, sent_s = session.join(self.worker)
         session.note_limits(joined.limits)
-        self.epoch, self.next_seq, self._joined = joined.epoch, 1, joined
-        self._keeper = LeaseKeeper(session.transport, session.surroundings, session.job, self.worker, joined)
+        request = pb.HeartbeatRequest(job=session.job, worker=self.worker, epoch=joined.epoch)
+        self._keeper = keeper = LeaseKeeper(
+            session.transport, session.surroundings, request, joined, sent_s, self._idle_s
+        )
+        keeper.start()
         self._no_calls = b""
-        self.share_memory()
+        memory = self._share(keeper, joined, joined.shared_memory.socket)
+        self._open_calls(keeper)
+        self.next_seq = 1
+        self.memory_in_use = self._memory_lost = False
+        self.member = Member(joined, keeper, memory)
         return self.epoch
 
-    def open_calls(self) -> None:
-        """Make steps over the server's unix socket, if it has one that can be reached from here."""
-        keeper, transport = self._keeper, self._session.transport
-        if keeper is None or transport.is_local or keeper.local_calls.token == self._no_calls:
+    def prepare(self) -> None:
+        """Before something is sent, nothing of before is open: make good what was lost on the way. Joins if need be."""
+        member = self.member
+        if member is None:
+            self.join()
             return
-        offer = keeper.local_calls
-        try:
-            transport.open_local(offer)
-        except CallLost:
-            self._no_calls = offer.token
-        self._tell()
-
-    def share_memory(self) -> None:
-        """Ask for memory for this epoch; without it payloads travel in messages."""
-        assert self._joined is not None and self._keeper is not None  # noqa: PT018
-        session, offer = self._session, self._joined.shared_memory
-        # Who has had memory of this server is on its machine; started again, it has another socket.
-        socket = None if self.memory_lost else offer.socket
-        request = pb.OpenSharedMemoryRequest(job=session.job, worker=self.worker, epoch=self.epoch)
-        self.memory, self.memory_lost = None, False
-        try:
-            if socket == "":
-                raise NotShared(offer.detail or "the server offers none")
-            self.memory = session.transport.share_memory(request, socket, session.layout.elements)
-        except NotShared as why:
-            self._why_not = str(why)
-        self._tell()
-        self.open_calls()
-
-    def _tell(self) -> None:
-        """Let the server know how payloads travel."""
-        assert self._keeper is not None
-        is_local = self._session.transport.is_local
-        if self.memory is not None:
-            calls = "" if is_local else ", calls by gRPC"
-            self._keeper.tell(pb.TRANSPORT_SHARED_MEMORY, f"on the server's own machine{calls}")
-        else:
-            self._keeper.tell(pb.TRANSPORT_UNIX_SOCKET if is_local else pb.TRANSPORT_GRPC, self._why_not)
+        if self._memory_lost or self.memory_in_use:
+            # Who has had memory of this server is on its machine; started again, it has another socket.
+            memory = self._share(member.keeper, member.joined, None)
+            self.member = replace(member, memory=memory)
+            self.memory_in_use = self._memory_lost = False
+        self._open_calls(member.keeper)
 
     def lose_memory(self) -> None:
         """The server does not know it any more."""
-        self.memory, self.memory_lost = None, True
+        self._memory_lost = True
+        if self.member is not None:
+            self.member = replace(self.member, memory=None)
 
     def shared_buffer(self, flat: NDArray[np.float32]) -> int:
         """The number by which the server knows this vector, 0 if it does not."""
@@ -107,16 +123,52 @@ class Membership:
 
     def leave(self) -> None:
         """End it; harmless without one. Does not insist on an answer: the lease ends by itself."""
-        if self._keeper is None:
+        self.member = None
+        keeper = self._keeper
+        if keeper is None:
             return
-        self.stop()
-        request = pb.LeaveRequest(job=self._session.job, worker=self.worker, epoch=self.epoch)
+        keeper.stop()
+        request = pb.LeaveRequest(job=self._session.job, worker=self.worker, epoch=keeper.epoch)
         with contextlib.suppress(CallFailed, OptimdError):
             self._session.transport.call("Leave", request, timeout_s=LEAVE_TIMEOUT_S)
+        self._keeper = None
 
     def stop(self) -> None:
         """Renew the lease no more."""
-        self.memory_lost = False
         if self._keeper is not None:
             self._keeper.stop()
             self._keeper = None
+
+    def abandon(self) -> bool:
+        """See LeaseKeeper.abandon. Whether there was a lease to renew."""
+        if self._keeper is None:
+            return False
+        self._keeper.abandon()
+        return True
+
+    def _open_calls(self, keeper: LeaseKeeper) -> None:
+        """Make steps over the server's unix socket, if it has one that can be reached from here."""
+        transport = self._session.transport
+        if transport.is_local or keeper.local_calls.token == self._no_calls:
+            return
+        offer = keeper.local_calls
+        try:
+            transport.open_local(offer)
+        except CallLost:
+            self._no_calls = offer.token
+        keeper.tell_calls(transport.is_local)
+
+    def _share(self, keeper: LeaseKeeper, joined: pb.JoinResponse, socket: str | None) -> SharedMemory | None:
+        """Ask for memory for this epoch; without it payloads travel in messages. socket: to be reached before."""
+        session = self._session
+        request = pb.OpenSharedMemoryRequest(job=session.job, worker=self.worker, epoch=joined.epoch)
+        memory, why_not = None, ""
+        try:
+            if socket == "":
+                raise NotShared(joined.shared_memory.detail or "the server offers none")
+            memory = session.transport.share_memory(request, socket, session.layout.elements)
+        except NotShared as why:
+            why_not = str(why)
+        keeper.tell_memory(memory is not None, why_not)
+        keeper.tell_calls(session.transport.is_local)
+        return memory

@@ -6,10 +6,15 @@ from optimd.surroundings import Surroundings
 
 DELAY_S_FIRST = 0.05
 DELAY_S_MAX = 2.0
+# So often running a failed transfer that moved bytes is no reason to give up.
+TRANSFERS_MAX = 3
 
 
 class Patience:
-    """Counts the time since the server was last heard of; heard() starts it anew."""
+    """Counts the time since the first failure running; heard() ends the run.
+
+    Not the time before it: what has taken longer than timeout_s by itself deserves another try all the more.
+    """
 
     def __init__(self, timeout_s: float, surroundings: Surroundings) -> None:
         self._timeout_s = timeout_s
@@ -17,13 +22,21 @@ class Patience:
         self.heard()
 
     def heard(self) -> None:
-        """The server answered."""
-        self._until_s = self._surroundings.now_s() + self._timeout_s
+        """Something got on: an outcome, a push that waits, the answer to a call."""
+        self._until_s: float | None = None
+        self._transfers = 0
         self._delay_s = DELAY_S_FIRST
 
-    def wait(self, delay_s: float | None = None) -> bool:
-        """Sleep before the next try: the given time, or half to all of a growing delay. False once patience is over."""
-        left_s = self._until_s - self._surroundings.now_s()
+    def wait(self, delay_s: float | None = None, *, moved: bool = False) -> bool:
+        """Sleep before the next try: the given time, or half to all of a growing delay. False once patience is over.
+
+        moved: the failed call had moved many bytes; the time counts from here then, a few times running.
+        """
+        now_s = self._surroundings.now_s()
+        self._transfers += moved
+        if self._until_s is None or (moved and self._transfers <= TRANSFERS_MAX):
+            self._until_s = now_s + self._timeout_s
+        left_s = self._until_s - now_s
         if left_s <= 0:
             return False
         if delay_s is None:

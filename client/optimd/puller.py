@@ -13,6 +13,7 @@ from optimd.encoding import PLAIN_BYTES_MAX
 from optimd.membership import Membership
 from optimd.results import Parameters
 from optimd.session import Session
+from optimd.transport import CallFailed, CallThrottled, SharedMemory
 
 Float32s = NDArray[np.float32]
 _NO_MEMBER = ("NOT_JOINED", "LEASE_EXPIRED", "EPOCH_SUPERSEDED", "WORKER_SET_ASIDE")
@@ -46,21 +47,21 @@ class Puller:
         if copy:
             target = self._buffers.fresh()
         else:
-            if self._place is None:
+            if self._place is None or self._place.size != layout.elements:
                 self._place = np.empty(layout.elements, np.float32)
             target = self._place
             if self._place_version is not None:
                 request.known_version.CopyFrom(self._place_version)
             self._place_version = None
-        header = self._pull_into(request, target)
-        memory = self._membership.memory
+        memory = self._membership.readable_memory
+        header = self._pull_into(request, target, memory)
         if header.location != pb.LOCATION_UNSPECIFIED and memory is not None:
             if not copy:
                 return self._buffers.in_place(memory.parameters), header.version
             views = self._copied(memory.parameters, target)
             if views is not None:
                 return views, header.version
-            request.shared_memory, request.worker, request.epoch = False, "", 0
+            _by_stream(request)
             header = self._ask(request, target)
         if copy:
             return tensors.unpack(layout, target), header.version
@@ -87,13 +88,14 @@ class Puller:
 
     @property
     def _buffers(self) -> ParameterBuffers:
-        if self._made is None:
-            self._made = ParameterBuffers(self._session.layout)
+        layout = self._session.layout
+        if self._made is None or self._made.layout is not layout:
+            self._made = ParameterBuffers(layout)
         return self._made
 
-    def _pull_into(self, request: pb.PullRequest, target: Float32s) -> pb.ParametersHeader:
-        """One pull, by shared memory where that is possible. Returns what came and where it is."""
-        if self._membership.memory is None:
+    def _pull_into(self, request: pb.PullRequest, target: Float32s, memory: SharedMemory | None) -> pb.ParametersHeader:
+        """One pull, by shared memory where there is some. Returns what came and where it is."""
+        if memory is None:
             return self._ask(request, target)
         request.shared_memory, request.worker, request.epoch = True, self._membership.worker, self._membership.epoch
         try:
@@ -101,18 +103,37 @@ class Puller:
         except Refused as error:
             if error.reason not in _NO_MEMBER:
                 raise
-            request.shared_memory, request.worker, request.epoch = False, "", 0
+            _by_stream(request)
             return self._ask(request, target)
 
     def _ask(self, request: pb.PullRequest, target: Float32s) -> pb.ParametersHeader:
-        session = self._session
+        session, membership = self._session, self._membership
 
         def pull() -> pb.ParametersHeader:
+            if not request.shared_memory:
+                return session.transport.pull(request, target, session.answer_s)[1]
+            membership.memory_in_use = True
             try:
-                return session.transport.pull(request, target, session.bulk_timeout_s())[1]
+                header = session.transport.pull(request, target, session.answer_s)[1]
+            except (CallThrottled, Refused):
+                membership.memory_in_use = False
+                raise
+            except CallFailed:  # the server may still write to that memory
+                _by_stream(request)
+                raise
+            membership.memory_in_use = False
+            return header
+
+        def attempt() -> pb.ParametersHeader:
+            try:
+                return pull()
             except BaseException:
                 request.ClearField("known_version")  # some of another may be there now
                 raise
 
-        header: pb.ParametersHeader = session.persist(pull)
+        header: pb.ParametersHeader = session.persist(attempt)
         return header
+
+
+def _by_stream(request: pb.PullRequest) -> None:
+    request.shared_memory, request.worker, request.epoch = False, "", 0

@@ -14,15 +14,15 @@ from optimdpb.specs import Layout
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
-from optimd.delivery import WAIT_MARGIN_S
+from optimd.delivery import WAIT_MARGIN_S, delay_of, moved
 from optimd.patience import Patience
 from optimd.surroundings import Surroundings
-from optimd.transport import CallFailed, CallLost, CallThrottled, Transport
+from optimd.transport import CallBroken, CallFailed, Transport
 
 # Until the server has said how long it holds a waiting call.
 WAIT_S_ASSUMED = 20.0
-# Deadlines of bulk calls allow for a link this slow.
-LINK_BYTES_PER_S_MIN = 5e6
+# A server that fails at a call will most likely fail at it again.
+BROKEN_TRIES = 3
 
 
 class Session:
@@ -36,49 +36,86 @@ class Session:
         self.step_bytes_max = 0
         self._timeout_s = timeout_s
         self._layout: Layout | None = None
+        self._spec_digest = b""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """No call is possible any more."""
+        self._is_closed = True
 
     @property
     def layout(self) -> Layout:
         """The job's layout; asks the server for it once. Raises Refused(UNKNOWN_JOB), ServerUnavailable."""
         if self._layout is None:
-            self._layout = layout_from_proto(self.call("GetJob", pb.GetJobRequest(job=self.job)).spec.layout)
+            answer = self.call("GetJob", pb.GetJobRequest(job=self.job))
+            self.take_job(layout_from_proto(answer.spec.layout), answer.spec_digest)
+            assert self._layout is not None
         return self._layout
 
-    def take_layout(self, layout: Layout) -> bool:
-        """It is the job's. Whether another one was before: a server that lost the job has it anew."""
-        other = self._layout is not None and self._layout != layout
-        self._layout = layout
-        return other
+    def take_job(self, layout: Layout, spec_digest: bytes) -> None:
+        """This is the job that is meant: its layout, and the server's digest of its specification."""
+        self._spec_digest = spec_digest
+        if layout != self._layout:
+            self._layout = layout
 
-    def upload(self, parameters: Mapping[str, NDArray[np.generic]], token: int) -> bool:
-        """Send the initial parameters once. False if another worker took over or the server went away: ask again."""
+    def join(self, worker: str) -> tuple[pb.JoinResponse, float]:
+        """Join; the answer, and when the request for it was sent. Raises Refused, ServerUnavailable."""
+        layout = self.layout
+        request = pb.JoinRequest(
+            job=self.job, worker=worker, layout_digest=layout.digest, spec_digest=self._spec_digest
+        )
+
+        def attempt() -> tuple[pb.JoinResponse, float]:
+            sent_s = self.surroundings.now_s()
+            return self.transport.call("Join", request, self.answer_s), sent_s
+
+        joined: tuple[pb.JoinResponse, float] = self.persist(attempt)
+        return joined
+
+    def upload(self, parameters: Mapping[str, NDArray[np.generic]], token: int, patience: Patience) -> bool:
+        """Send the initial parameters once. False if another worker took over or the call was lost: ask again.
+
+        Raises Refused, and ServerUnavailable once patience is over.
+        """
         flat = np.empty(self.layout.elements, np.float32)
         tensors.pack(self.layout, parameters, flat)
         header = pb.UploadHeader(
             job=self.job, upload_token=token, payload_bytes=flat.nbytes, layout_digest=self.layout.digest
         )
         try:
-            self.transport.upload(header, flat, self.bulk_timeout_s())
-        except CallFailed:
+            self.transport.upload(header, flat, self.answer_s)
+        except CallFailed as error:
+            if not patience.wait(delay_of(error), moved=moved(error)):
+                raise ServerUnavailable(f"the parameters cannot be uploaded: {error}") from error
             return False
         except Refused as error:
             if error.reason != "NOT_UPLOADER":
                 raise
+            if not patience.wait():
+                raise ServerUnavailable(f"the parameters cannot be uploaded: {error}") from error
             return False
         return True
 
     def call(self, method: str, request: Message) -> Any:
         """A harmless unary call, repeated until the server answers. Raises Refused, ServerUnavailable."""
-        return self.persist(lambda: self.transport.call(method, request, self.wait_s + WAIT_MARGIN_S))
+        return self.persist(lambda: self.transport.call(method, request, self.answer_s))
 
     def persist(self, attempt: Callable[[], Any]) -> Any:
-        """Repeat a harmless call until the server answers. Raises ServerUnavailable once patience is over."""
-        patience = self.patience()
+        """Repeat a harmless call until the server answers; a few times where it fails at it.
+
+        Raises Refused, and ServerUnavailable once patience is over.
+        """
+        if self._is_closed:
+            raise RuntimeError("expected an open worker, got one that was closed: connect again")
+        patience, broken = self.patience(), 0
         while True:
             try:
                 return attempt()
-            except (CallLost, CallThrottled) as error:
-                if not patience.wait(getattr(error, "retry_delay_s", None)):
+            except CallFailed as error:
+                broken += isinstance(error, CallBroken)
+                if isinstance(error, CallBroken) and broken == BROKEN_TRIES:
+                    raise error.refusal from error
+                if not patience.wait(delay_of(error), moved=moved(error)):
                     raise ServerUnavailable(f"the server cannot be reached: {error}") from error
 
     def patience(self) -> Patience:
@@ -90,6 +127,7 @@ class Session:
         self.wait_s = limits.wait_ms_max / 1000
         self.step_bytes_max = limits.step_bytes_max
 
-    def bulk_timeout_s(self) -> float:
-        """Enough to move the parameters once."""
-        return WAIT_MARGIN_S + self.layout.size_bytes / LINK_BYTES_PER_S_MIN
+    @property
+    def answer_s(self) -> float:
+        """How long to wait for an answer, or for a stream to move on."""
+        return self.wait_s + WAIT_MARGIN_S

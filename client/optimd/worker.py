@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import uuid
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -10,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto
-from optimdpb.errors import EpochSuperseded, Refused, WorkerSetAside
-from optimdpb.specs import Clip, Consistency, Group, JobSpec, Optimizer, Schedule
+from optimdpb.errors import Refused
+from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
 from optimd.address import check_address
-from optimd.buffers import GradientBuffers
 from optimd.changes import Change, change_of, change_request
-from optimd.delivery import WAIT_MARGIN_S, Answer, Delivery
-from optimd.encoding import PULL_DTYPES, PUSH_DTYPES, Encoder, Float32, Payload, encoder_of
+from optimd.claim import Claim
+from optimd.encoding import PULL_DTYPES, PUSH_DTYPES
 from optimd.membership import Membership
 from optimd.puller import Puller
+from optimd.pusher import Pusher
 from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
 from optimd.session import Session
@@ -32,6 +35,9 @@ Arrays = Mapping[str, NDArray[Any]]
 Float32s = NDArray[np.float32]
 # Parameters and the most slots that a rule has.
 VECTORS_MAX = 4
+# A snapshot is given as long as a disk this slow takes for it.
+DISK_BYTES_PER_S_MIN = 5e6
+_LOG = logging.getLogger(__name__)
 
 
 def connect(
@@ -62,10 +68,12 @@ def connect(
 
 
 class Worker:
-    """Use it from one thread. As a context manager it leaves the job and closes its connection at the end.
+    """A member of one job, or an observer. As a context manager it leaves the job and closes its connection at the end.
 
-    After EpochSuperseded (another process has this worker's name) and WorkerSetAside (too many pushes running were
-    rejected) every push raises it again.
+    One thread at a time: RuntimeError for a second one in ensure_job, pull, gradient_buffers, push or step. Whatever
+    exception comes out of a call, an interrupt included, the next call finds out first what became of it. After
+    EpochSuperseded (another process has this worker's name) and WorkerSetAside (too many pushes running were rejected)
+    every push raises it again. A worker that is dropped without leave() or close() sends no more heartbeats.
     """
 
     def __init__(
@@ -81,17 +89,12 @@ class Worker:
         self.job = job
         self.name = worker
         self._session = Session(transport, surroundings, job, timeout_s)
-        self._membership = Membership(self._session, worker or "")
+        self._claim = Claim(surroundings)
+        self._membership = Membership(self._session, worker or "", self._claim.idle_s)
         self._puller = Puller(self._session, self._membership, pull_dtype)
-        self._push_dtype, self._pull_dtype = push_dtype, pull_dtype
-        self._encoder: Encoder | None = None
-        self._sent_by: Encoder | None = None
-        self._sending: Float32s | None = None
+        self._pusher = Pusher(self._session, self._membership, self._puller, push_dtype)
         self._base: pb.Version | None = None
-        self._gradients: GradientBuffers | None = None
-        self._pulled: Float32s | None = None
-        self._unresolved: Delivery | None = None
-        self._over: EpochSuperseded | WorkerSetAside | None = None
+        weakref.finalize(self, _dropped, self._membership, job, worker, os.getpid()).atexit = False
 
     def __enter__(self) -> Worker:
         return self
@@ -129,19 +132,24 @@ class Worker:
         spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups), rejections_max)
         creator = self.name or f"observer-{uuid.uuid4().hex}"  # two observers must not take each other's upload
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
+        with self._claim:
+            self._create(request, layout, parameters)
+            if self.name is not None:
+                self._membership.join()
+
+    def _create(self, request: pb.CreateJobRequest, layout: Layout, parameters: Arrays) -> None:
+        session = self._session
+        patience = session.patience()
         while True:
-            created = self._session.call("CreateJob", request)
-            self._session.note_limits(created.limits)
+            created = session.call("CreateJob", request)
+            session.note_limits(created.limits)
+            session.take_job(layout, created.spec_digest)
             if created.disposition == pb.CREATE_DISPOSITION_READY:
-                break
-            if self._session.take_layout(layout):
-                self._encoder, self._puller = None, Puller(self._session, self._membership, self._pull_dtype)
-            token = created.upload_token
-            if created.disposition == pb.CREATE_DISPOSITION_UPLOAD and self._session.upload(parameters, token):
-                break
-        self._session.take_layout(layout)
-        if self.name is not None:
-            self._join()
+                return
+            if created.disposition != pb.CREATE_DISPOSITION_UPLOAD:
+                patience.heard()
+            elif session.upload(parameters, created.upload_token, patience):
+                return
 
     def pull(self, view: str = "train", *, copy: bool = True) -> Parameters:
         """The current parameters; their version becomes the base of the next push.
@@ -150,7 +158,12 @@ class Worker:
         else read-only views, good until the next pull, push or step, or the end of the membership. Raises
         Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable.
         """
-        parameters, self._base = self._puller.pull(view, copy=copy)
+        with self._claim:
+            return self._pull(view, copy=copy)
+
+    def _pull(self, view: str, *, copy: bool) -> Parameters:
+        parameters, base = self._puller.pull(view, copy=copy)
+        self._base = base
         return parameters
 
     def gradient_buffers(self) -> dict[str, Float32s]:
@@ -159,7 +172,9 @@ class Worker:
         They are the server's from then on, until the push has its outcome: ask for them anew for each gradient. Their
         contents are undefined. Raises OutcomeUnknown if all are with the server, Refused, ServerUnavailable.
         """
-        return self._ready_to_push().views()
+        self._check_worker()
+        with self._claim:
+            return self._pusher.free_views()
 
     def push(self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None) -> PushResult:
         """Send one gradient, taken at the parameters last pulled; wait for its outcome as the consistency model says.
@@ -168,21 +183,25 @@ class Worker:
         examples behind it, > 0. Raises InvalidGradient before anything is sent, EpochSuperseded, ServerUnavailable (it
         does not count), and OutcomeUnknown (it may count; the next push or step finds out first).
         """
-        answer = self._deliver(self._prepare(gradients), weight, loss, pull=False)
-        return push_result(answer.outcome, answer.header, answer.finished)
+        self._check_worker()
+        with self._claim:
+            answer, _ = self._pusher.push(gradients, self._base, weight, loss, pull=False)
+            return push_result(answer.outcome, answer.header, answer.finished)
 
     def step(
         self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None, copy: bool = True
     ) -> StepResult:
         """push(), then pull(); in one call for small models and on the server's own machine."""
-        answer = self._deliver(self._prepare(gradients), weight, loss, pull=True)
-        result = push_result(answer.outcome, answer.header, answer.finished)
-        flat, self._pulled = self._pulled, None
-        given = None if flat is None else self._puller.given(flat, copy=copy)
-        if isinstance(answer, pb.StepResponse) and given is not None:
+        self._check_worker()
+        with self._claim:
+            answer, flat = self._pusher.push(gradients, self._base, weight, loss, pull=True)
+            result = push_result(answer.outcome, answer.header, answer.finished)
+            given = None if flat is None else self._puller.given(flat, copy=copy)
+            if given is None or not isinstance(answer, pb.StepResponse):
+                return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
+            stepped = StepResult(**vars(result), parameters=given)
             self._base = answer.parameters.version
-            return StepResult(**vars(result), parameters=given)
-        return StepResult(**vars(result), parameters=self.pull(copy=copy))
+            return stepped
 
     def status(self) -> JobStatus:
         """Where the job is, who works on it and what it waits for."""
@@ -241,22 +260,36 @@ class Worker:
         start = start_request(self.job, self.name or "observer", name, lr_start, lr_end, steps, sweep)
         while True:
             self._session.call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
-            report = self._session.call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
+            report = self._range_test_report()
             if report.request_id != name:
                 message = f"expected range test {name!r}, another one took its place: {report.request_id!r}"
                 raise Refused("NO_RANGE_TEST", message)
             if report.done:
                 return result_of(report)
-            parameters = self.pull()
-            while self._base is not None and self._base.lineage == report.header.lineage:
+            lineage, parameters = report.header.lineage, self.pull()
+            # Once the sweep has begun its end changes the lineage; before, the test may end without.
+            while self._base is not None and self._base.lineage == lineage and not _is_over(report, name):
                 gradients, weight, loss = compute(parameters)
                 parameters = self.step(gradients, weight=weight, loss=loss).parameters
+                if not report.rounds:
+                    report = self._range_test_report()
+
+    def _range_test_report(self) -> pb.GetRangeTestResponse:
+        """Of the job's last range test; of one without a name where there is none."""
+        try:
+            report: pb.GetRangeTestResponse = self._session.call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
+        except Refused as error:
+            if error.reason != "NO_RANGE_TEST":
+                raise
+            return pb.GetRangeTestResponse()
+        return report
 
     def snapshot(self) -> str:
         """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""
+        session = self._session
         request = pb.CreateSnapshotRequest(job=self.job)
-        timeout_s = VECTORS_MAX * self._session.bulk_timeout_s()
-        saved = self._session.persist(lambda: self._session.transport.call("CreateSnapshot", request, timeout_s))
+        timeout_s = session.answer_s + VECTORS_MAX * session.layout.size_bytes / DISK_BYTES_PER_S_MIN
+        saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
         return str(saved.snapshot)
 
     def leave(self) -> None:
@@ -264,131 +297,26 @@ class Worker:
         self._membership.leave()
 
     def close(self) -> None:
-        """Close the connection without leaving: the membership ends with its lease."""
+        """Close the connection without leaving: the membership ends with its lease. No call is possible any more."""
+        self._claim.close()
+        self._session.close()
         self._membership.stop()
         self._session.transport.close()
-
-    def _join(self) -> int:
-        """Join under a fresh epoch. Returns the epoch."""
-        self._membership.join()
-        self._take_gradient_buffers()
-        return self._membership.epoch
-
-    def _take_gradient_buffers(self) -> GradientBuffers:
-        memory = self._membership.memory
-        self._gradients = GradientBuffers(self._session.layout, None if memory is None else memory.gradients)
-        return self._gradients
 
     def _check_worker(self) -> None:
         if self.name is None:
             raise ValueError("expected a worker, got an observer: observers only pull")
-        if self._over is not None:
-            raise self._over
 
-    def _ready_to_push(self) -> GradientBuffers:
-        """Join if need be; where gradients go. Raises what ended this worker."""
-        self._check_worker()
-        if self._membership.epoch == 0:
-            self._join()
-        elif self._membership.memory_lost:
-            self._membership.share_memory()
-            self._take_gradient_buffers()
-        else:
-            self._membership.open_calls()
-        assert self._gradients is not None
-        return self._gradients
 
-    def _prepare(self, gradients: Arrays) -> Float32s:
-        """Check the gradients, settle what is unresolved, and pack. Raises before anything is sent."""
-        self._check_worker()
-        whole = None if self._gradients is None else self._gradients.whole(gradients)
-        if whole is None:
-            tensors.check_gradients(self._session.layout, gradients)
-        if self._base is None:
-            raise ValueError("expected parameters to be pulled before a gradient is pushed")
-        buffers = self._ready_to_push()
-        if self._unresolved is not None:
-            outcome = self._unresolved.resolve()
-            known = outcome is not None
-            self._settle_encoder(outcome)
-            if self._unresolved.header.epoch == self._membership.epoch:
-                if known:
-                    self._membership.next_seq = self._unresolved.header.seq + 1
-                else:  # bytes of it may still be on their way: a fresh epoch fences them from what follows
-                    self._join()
-            self._unresolved = None
-            buffers = self._ready_to_push()
-        buffers.release()
-        return buffers.put(gradients, whole)
+def _is_over(report: pb.GetRangeTestResponse, name: str) -> bool:
+    return report.done or report.request_id != name
 
-    def _deliver(self, flat: Float32s, weight: float, loss: float | None, *, pull: bool) -> Answer:
-        session, membership, layout = self._session, self._membership, self._session.layout
-        header = pb.PushHeader(
-            job=self.job,
-            worker=membership.worker,
-            epoch=membership.epoch,
-            seq=membership.next_seq,
-            base_version=self._base,
-            weight=weight,
-            loss=None if loss is None else float(loss),
-            attempt=1,
-            layout_digest=layout.digest,
+
+def _dropped(membership: Membership, job: str, worker: str | None, process: int) -> None:
+    """What is left to do for a worker that the garbage collector has taken."""
+    if os.getpid() == process and membership.abandon():
+        _LOG.warning(
+            "worker %r of job %r was dropped without leave() or close(): its membership ends with its lease",
+            worker,
+            job,
         )
-        delivery = Delivery(
-            session.transport, header, session.wait_s, session.patience(), self._join, lambda: membership.expired
-        )
-        self._unresolved = delivery  # until proven otherwise, also through an interrupt
-        self._sending = flat
-        try:
-            answer = delivery.run(lambda header: self._send(header, pull=pull))
-        except (EpochSuperseded, WorkerSetAside) as error:
-            self._over = error
-            raise
-        except Refused:
-            self._settled()
-            raise
-        self._settled()
-        self._settle_encoder(answer)
-        membership.next_seq = delivery.header.seq + 1 if delivery.header.epoch == membership.epoch else 1
-        return answer
-
-    def _settle_encoder(self, answer: Answer | None) -> None:
-        if self._sent_by is not None:
-            self._sent_by.settled(answer is not None and answer.outcome.status == pb.OUTCOME_STATUS_APPLIED)
-            self._sent_by = None
-
-    def _settled(self) -> None:
-        self._unresolved = self._sending = None
-        if self._gradients is not None:
-            self._gradients.release()
-
-    def _send(self, header: pb.PushHeader, *, pull: bool) -> Answer:
-        """Send the gradient once, in place where the server can read it; a server that started anew cannot."""
-        assert self._gradients is not None and self._sending is not None  # noqa: PT018
-        # The worker may have joined anew since: its gradient belongs into the memory of the epoch that sends it.
-        flat = self._sending = self._gradients.adopt(self._sending)
-        header.shared_buffer = self._membership.shared_buffer(flat)
-        try:
-            return self._send_once(header, flat, pull=pull)
-        except Refused as error:
-            if error.reason != "SHARED_MEMORY_GONE":
-                raise
-            self._membership.lose_memory()
-            header.shared_buffer = 0
-            return self._send_once(header, flat, pull=pull)
-
-    def _send_once(self, header: pb.PushHeader, flat: Float32s, *, pull: bool) -> Answer:
-        session = self._session
-        if self._encoder is None:
-            self._encoder = encoder_of(self._push_dtype, flat.size)
-        self._sent_by = Float32() if header.shared_buffer else self._encoder
-        payload = Payload(flat, self._sent_by)
-        header.encoding, header.payload_bytes = payload.encoding, payload.nbytes
-        in_one = header.shared_buffer or (flat.nbytes <= session.step_bytes_max and self._puller.takes_float32)
-        if not pull or not in_one:
-            return session.transport.push(header, payload, session.bulk_timeout_s() + session.wait_s)
-        answer, self._pulled = session.transport.step(header, payload, session.wait_s + WAIT_MARGIN_S)
-        if answer.parameters.location in (pb.LOCATION_SHARED, pb.LOCATION_COPY):
-            assert self._membership.memory is not None
-            self._pulled = self._membership.memory.parameters
-        return answer

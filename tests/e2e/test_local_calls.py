@@ -111,7 +111,7 @@ def test_a_deadline_ends_the_connection_and_the_next_step_opens_another(
     with joined(server.address, "w0", 2, timeout_s=30.0) as first, joined(server.address, "w1", 2) as second:
         before: Any = first._session.transport
         connection = before._local
-        monkeypatch.setattr("optimd.worker.WAIT_MARGIN_S", -4.8)
+        monkeypatch.setattr("optimd.session.WAIT_MARGIN_S", -4.8)
         thread, results = in_thread(lambda: first.step(gradient()))
         eventually(lambda: connection.closed, "the deadline")
         second.step(gradient(4.0))

@@ -287,7 +287,7 @@ def test_a_deadline_in_mid_step_then_the_next_batch(monkeypatch: pytest.MonkeyPa
     """The buffer that the server may still read is not handed out; both pushes count once."""
     server = ServerProcess("--lease-s", "60")
     try:
-        monkeypatch.setattr("optimd.worker.WAIT_MARGIN_S", 0.3)
+        monkeypatch.setattr("optimd.session.WAIT_MARGIN_S", 0.3)
         monkeypatch.setattr("optimd.delivery.WAIT_MARGIN_S", 0.3)
         worker = joined(server.address, timeout_s=0.6)
         worker._session.wait_s = 0.2
@@ -342,7 +342,7 @@ def test_a_worker_that_joined_again_sends_from_its_new_memory(server: ThreadServ
 
 def test_the_hand_over_takes_nothing_but_a_good_token(server: ThreadServer) -> None:
     with joined(server.address) as worker:
-        name = worker._membership._joined.shared_memory.socket  # type: ignore[union-attr]
+        name = worker._membership.member.joined.shared_memory.socket  # type: ignore[union-attr]
         request = pb.OpenSharedMemoryRequest(job="j", worker="w0", epoch=worker._membership.epoch)
         offer = worker._session.call("OpenSharedMemory", request)
 

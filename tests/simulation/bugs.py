@@ -11,7 +11,7 @@ from unittest.mock import patch
 import numpy as np
 from optimd.delivery import Delivery
 from optimd.membership import Membership
-from optimd.worker import Worker
+from optimd.pusher import Pusher
 from optimd_server.core import arithmetic
 from optimd_server.core.asynchronous import AsyncRounds
 from optimd_server.core.effects import Answered, Reason
@@ -291,7 +291,7 @@ def the_client_sends_again_without_asking() -> Any:
     """A push whose reply was lost goes out again under a fresh epoch, though it may have been taken."""
 
     def ask(self: Delivery) -> None:
-        self.header.epoch, self.header.seq = self._rejoin(), 1
+        self.header.epoch, self.header.seq = self._members.join(), 1
 
     return patch.object(Delivery, "ask", ask)
 
@@ -311,13 +311,11 @@ def workers_that_are_gone_keep_their_room() -> Any:
 @bug
 def the_client_reuses_a_seq() -> Any:
     """After a push that was given up and not taken, the next one goes out under the same seq."""
-    real = Worker._prepare
 
-    def prepare(self: Worker, gradients: Any) -> Any:
-        self._unresolved = None
-        return real(self, gradients)
+    def settle_open(self: Pusher) -> None:
+        self._open = None
 
-    return patch.object(Worker, "_prepare", prepare)
+    return patch.object(Pusher, "_settle_open", settle_open)
 
 
 @bug

@@ -1,7 +1,16 @@
 """How calls reach the server. The only I/O of the client."""
 
-from optimd.transport.base import CallFailed, CallLost, CallThrottled, Transport
+from optimd.transport.base import CallBroken, CallFailed, CallLost, CallThrottled, Transport
 from optimd.transport.grpc import GrpcTransport
 from optimd.transport.shared import NotShared, SharedMemory
 
-__all__ = ["CallFailed", "CallLost", "CallThrottled", "GrpcTransport", "NotShared", "SharedMemory", "Transport"]
+__all__ = [
+    "CallBroken",
+    "CallFailed",
+    "CallLost",
+    "CallThrottled",
+    "GrpcTransport",
+    "NotShared",
+    "SharedMemory",
+    "Transport",
+]

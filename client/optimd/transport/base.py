@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
+from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.encoding import Payload
@@ -20,7 +21,17 @@ class CallFailed(Exception):
 
 
 class CallLost(CallFailed):
-    """Server or reply could not be reached: worth another try."""
+    """Server or reply could not be reached: worth another try. `moved`: many bytes of its payload had got through."""
+
+    moved = False
+
+
+class CallBroken(CallFailed):
+    """The server, or something on the way, failed at it: worth a few more tries. `refusal` says so to users."""
+
+    def __init__(self, refusal: Refused) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
 
 
 class CallThrottled(CallFailed):
@@ -32,7 +43,10 @@ class CallThrottled(CallFailed):
 
 
 class Transport(Protocol):
-    """Calls of the contract. Each raises Refused, CallLost or CallThrottled, or ForkedWorker in a forked child."""
+    """Calls of the contract. Each raises Refused, which consumed no seq, or a CallFailed; ForkedWorker in a fork.
+
+    timeout_s: how long a unary call may take, or a stream stand still.
+    """
 
     def call(self, method: str, request: Message, timeout_s: float) -> Any:
         """A unary call by its rpc name."""
@@ -65,4 +79,4 @@ class Transport(Protocol):
         """Pull into the given vector, which stays as it is where the answer has another location, or no payload."""
 
     def close(self) -> None:
-        """End every call and connection."""
+        """End every call and connection; later calls raise CallLost."""

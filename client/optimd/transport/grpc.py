@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
@@ -26,6 +26,7 @@ from optimd.encoding import Float32, Payload
 from optimd.transport.base import CallFailed, CallLost
 from optimd.transport.failures import failure_of
 from optimd.transport.local import LocalConnection
+from optimd.transport.moving import LOOK_S, Moving
 from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
 Float32s = NDArray[np.float32]
@@ -67,10 +68,9 @@ class GrpcTransport:
 
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
         """See Transport.upload."""
-        payload = Payload(flat, Float32())
-        frames = _frames(pb.UploadParametersRequest(header=header), pb.UploadParametersRequest, payload)
-        response: pb.UploadParametersResponse = self._attempt(
-            lambda: self._method("UploadParameters")(frames, timeout=timeout_s)
+        first, payload = pb.UploadParametersRequest(header=header), Payload(flat, Float32())
+        response: pb.UploadParametersResponse = self._stream(
+            "UploadParameters", first, pb.UploadParametersRequest, payload, timeout_s
         )
         return response
 
@@ -87,17 +87,23 @@ class GrpcTransport:
     @property
     def is_local(self) -> bool:
         """See Transport.is_local."""
-        return self._local is not None and not self._local.closed
+        return self._local is not None and self._local.is_free
 
     def open_local(self, offer: pb.LocalCalls) -> None:
         """See Transport.open_local."""
+        if self._local is not None:
+            self._local.close()
         self._local = LocalConnection(offer)
 
     def push(self, header: pb.PushHeader, payload: Payload, timeout_s: float) -> pb.PushResponse:
         """See Transport.push."""
         first = pb.PushRequest(header=header)
-        frames = iter((first.SerializeToString(),)) if header.shared_buffer else _frames(first, pb.PushRequest, payload)
-        response: pb.PushResponse = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
+        response: pb.PushResponse
+        if header.shared_buffer:
+            frames = iter((first.SerializeToString(),))
+            response = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
+        else:
+            response = self._stream("Push", first, pb.PushRequest, payload, timeout_s)
         return response
 
     def step(
@@ -110,8 +116,12 @@ class GrpcTransport:
             data = payload.whole()
             request = with_data(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
         self._check_process()
-        if self._local is not None and not self._local.closed:
-            response = pb.StepResponse.FromString(self._local.call("Step", request, timeout_s))
+        if self._local is not None and self._local.is_free:
+            answer = self._local.call("Step", request, timeout_s)
+            try:
+                response = pb.StepResponse.FromString(answer)
+            except DecodeError as error:
+                raise CallLost(f"expected a StepResponse, got bytes that are none: {error}") from error
         else:
             response = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
         if not response.HasField("parameters") or response.parameters.location:
@@ -123,23 +133,42 @@ class GrpcTransport:
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
         """See Transport.pull."""
 
-        def receive() -> tuple[pb.Header, pb.ParametersHeader]:
-            responses = self._method("Pull")(request.SerializeToString(), timeout=timeout_s)
-            first = next(responses)
-            parameters, received = first.parameters, 0
-            if parameters.location or (parameters.payload_bytes == 0 and request.HasField("known_version")):
-                return first.header, parameters
-            expected_bytes = payload_bytes(parameters.encoding, flat.size)
-            if parameters.payload_bytes != expected_bytes:
-                raise CallLost(f"expected {expected_bytes} bytes, the server has {parameters.payload_bytes}")
-            for response in responses:
-                data = _checked(received, response.data, response.crc32c)
-                received = _take_chunk(flat, received, data, parameters.encoding)
-            if received != expected_bytes:
-                raise CallLost(f"expected {expected_bytes} bytes, got {received}")
-            return first.header, parameters
+        moving = Moving(timeout_s)
+        is_long = flat.nbytes > CHUNK_BYTES
 
-        return self._attempt(receive)
+        def receive() -> tuple[pb.Header, pb.ParametersHeader]:
+            responses = self._method("Pull")(request.SerializeToString(), timeout=None if is_long else timeout_s)
+            try:
+                if is_long:
+                    moving.watch(responses.cancel)
+                return _received(responses, request, flat, moving)
+            finally:
+                moving.end()
+                responses.cancel()  # what was cut off comes on otherwise; harmless at the end
+
+        return self._attempt(receive, moving)
+
+    def _stream(
+        self, method: str, first: Message, frame_class: Callable[..., Message], payload: Payload, timeout_s: float
+    ) -> Any:
+        """Send a payload and take the one answer."""
+        moving = Moving(timeout_s)
+
+        def exchange() -> Any:
+            stream: Any = self._method(method)
+            call = stream.future(_frames(first, frame_class, payload, moving))
+            try:
+                while True:
+                    try:
+                        return call.result(timeout=LOOK_S)
+                    except grpc.FutureTimeoutError:
+                        if moving.stands_still:
+                            raise CallLost(f"{method} stands still for more than {timeout_s:g} s") from None
+            finally:
+                moving.end()
+                call.cancel()  # nothing of it may go out any more; harmless at the end
+
+        return self._attempt(exchange, moving)
 
     def close(self) -> None:
         """See Transport.close. In a forked child the parent's channel is left alone."""
@@ -151,11 +180,26 @@ class GrpcTransport:
         self._channel = None
         self._methods.clear()
 
-    def _attempt(self, call: Callable[[], T]) -> T:
+    def _attempt(self, call: Callable[[], T], moving: Moving | None = None) -> T:
         try:
             return call()
         except grpc.RpcError as error:
-            raise failure_of(error.code(), error.details() or "", _status_of(error)) from error
+            failure = failure_of(error.code(), error.details() or "", _status_of(error))
+            error.__traceback__ = None  # the call is its own error: its frames would hold it, and all above, in a cycle
+        except grpc.FutureCancelledError:
+            failure = CallLost("the call was cancelled")
+        except CallLost as error:
+            failure = error
+        except ValueError as error:  # gRPC's word for a channel that another thread closed meanwhile
+            if not self._closed:
+                raise
+            failure = CallLost(str(error))
+        if isinstance(failure, CallLost) and moving is not None:
+            failure.moved = moving.moved
+        try:
+            raise failure
+        finally:
+            del failure
 
     def _check_process(self) -> None:
         if self._channel is not None and self._pid != os.getpid():
@@ -178,13 +222,36 @@ class GrpcTransport:
         return self._methods[name]
 
 
-def _frames(first: Message, frame_class: Callable[..., Message], payload: Payload) -> Iterator[bytes]:
+def _frames(first: Message, frame_class: Callable[..., Message], payload: Payload, moving: Moving) -> Iterator[bytes]:
     """The header, then the payload in chunks; gRPC stops asking for more once the server has answered."""
     yield first.SerializeToString()
     offset_bytes = 0
     for chunk in payload.chunks(CHUNK_BYTES):
+        if moving.is_over:
+            return
         yield with_data(frame_class(offset_bytes=offset_bytes, crc32c=crc32c(chunk)), chunk)
         offset_bytes += chunk.nbytes
+        moving.on(chunk.nbytes)
+
+
+def _received(
+    responses: Iterator[pb.PullResponse], request: pb.PullRequest, flat: Float32s, moving: Moving
+) -> tuple[pb.Header, pb.ParametersHeader]:
+    """Take the parameters out of a stream."""
+    first = next(responses)
+    parameters, received = first.parameters, 0
+    if parameters.location or (parameters.payload_bytes == 0 and request.HasField("known_version")):
+        return first.header, parameters
+    expected_bytes = payload_bytes(parameters.encoding, flat.size)
+    if parameters.payload_bytes != expected_bytes:
+        raise CallLost(f"expected {expected_bytes} bytes, the server has {parameters.payload_bytes}")
+    for response in responses:
+        data = _checked(received, response.data, response.crc32c)
+        moving.on(data.size)
+        received = _take_chunk(flat, received, data, parameters.encoding)
+    if received != expected_bytes:
+        raise CallLost(f"expected {expected_bytes} bytes, got {received}")
+    return first.header, parameters
 
 
 def _checked(offset_bytes: int, data: NDArray[np.uint8] | bytes, checksum: int) -> NDArray[np.uint8]:

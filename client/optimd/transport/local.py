@@ -17,12 +17,16 @@ RECEIVE_BYTES = 1 << 16
 
 
 class LocalConnection:
-    """One call after the other; belongs to the process that made it. `closed`: it broke, or a call was given up."""
+    """One call after the other; belongs to the process that made it.
+
+    `is_free`: it can take a call. Not while it has one, nor ever after one that did not end with its whole answer: that
+    would be taken for the answer to the next.
+    """
 
     def __init__(self, offer: pb.LocalCalls) -> None:
         """Raises CallLost where the server is not on this machine, or takes no more connections."""
         self._pid = os.getpid()
-        self.closed = False
+        self.closed = self._is_busy = False
         try:
             self._socket = connect(offer.socket)
         except OSError as error:
@@ -39,6 +43,7 @@ class LocalConnection:
 
     def call(self, method: str, request: bytes, timeout_s: float) -> bytes:
         """The response. timeout_s: how long each way may be silent. Raises Refused, CallLost, CallThrottled."""
+        self._is_busy = True  # until the whole answer is there, whatever cuts this off
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(b"".join(local.request(method, request)))
@@ -46,12 +51,18 @@ class LocalConnection:
         except OSError as error:
             self.close()
             raise CallLost(f"{method} over the unix socket: {error}") from error
-        except BaseException:  # the answer would be taken for that of the next call
+        except BaseException:
             self.close()
             raise
+        self._is_busy = False
         if not answered:
             raise failure_of_status(message)
         return message
+
+    @property
+    def is_free(self) -> bool:
+        """See above."""
+        return not self.closed and not self._is_busy
 
     def close(self) -> None:
         """End it; harmless when closed. In a forked child the parent's connection goes on."""

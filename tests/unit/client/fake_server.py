@@ -6,6 +6,7 @@ what the client made of the answer.
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -172,8 +173,16 @@ class FakeServer:
         ready = bool(self._parameters)
         disposition = pb.CREATE_DISPOSITION_READY if ready else pb.CREATE_DISPOSITION_UPLOAD
         return pb.CreateJobResponse(
-            header=self._header(), disposition=disposition, upload_token=7, upload_lease_ms=1000, limits=self._limits()
+            header=self._header(),
+            disposition=disposition,
+            upload_token=7,
+            upload_lease_ms=1000,
+            limits=self._limits(),
+            spec_digest=self._spec_digest(),
         )
+
+    def _spec_digest(self) -> bytes:
+        return hashlib.sha256(self._spec.SerializeToString()).digest()
 
     def _UploadParameters(self, first: pb.UploadParametersRequest, messages: Iterator[Any]) -> Any:
         data = self._read(messages)
@@ -182,7 +191,15 @@ class FakeServer:
         return pb.UploadParametersResponse(header=self._header())
 
     def _GetJob(self, *_: Any) -> Any:
-        return pb.GetJobResponse(header=self._header(), state=pb.JOB_STATE_READY, spec=self._spec)
+        return pb.GetJobResponse(
+            header=self._header(), state=pb.JOB_STATE_READY, spec=self._spec, spec_digest=self._spec_digest()
+        )
+
+    def _StartRangeTest(self, request: pb.StartRangeTestRequest, _: Any) -> Any:
+        return pb.StartRangeTestResponse(header=self._header())
+
+    def _GetRangeTest(self, *_: Any) -> Any:
+        return pb.GetRangeTestResponse(header=self._header(), request_id="range-test")
 
     def _Join(self, *_: Any) -> Any:
         self._epoch += 1

@@ -48,9 +48,13 @@ def wait_over() -> None:
             assert not thread.is_alive()
 
 
-def keeper(beats: Beats) -> LeaseKeeper:
+def keeper(beats: Beats, idle_s: float = 0.0) -> LeaseKeeper:
+    """Started."""
     joined = pb.JoinResponse(epoch=3, lease_ms=int(LEASE_S * 1000))
-    return LeaseKeeper(beats, Machine(), "j", "w0", joined)  # type: ignore[arg-type]
+    request = pb.HeartbeatRequest(job="j", worker="w0", epoch=3)
+    lease = LeaseKeeper(beats, Machine(), request, joined, 0.0, lambda: idle_s)  # type: ignore[arg-type]
+    lease.start()
+    return lease
 
 
 def test_beats_every_third_of_a_lease_until_stopped() -> None:
@@ -60,7 +64,7 @@ def test_beats_every_third_of_a_lease_until_stopped() -> None:
     beats.wait(4)
     lease.stop()
     assert beats.times_s[3] - started_s >= 4 * LEASE_S / 3 * 0.9
-    assert beats.requests[0] == pb.HeartbeatRequest(job="j", worker="w0", epoch=3)
+    assert beats.requests[0] == pb.HeartbeatRequest(job="j", worker="w0", epoch=3, idle_ms=0)
     wait_over()
 
 

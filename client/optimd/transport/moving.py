@@ -1,0 +1,52 @@
+"""Whether a transfer moves. A stream has no deadline of its own: it may take as long as it gets on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+LOOK_S = 1.0
+# What vanishes into buffers on the way says nothing about the other end.
+MOVED_BYTES_MIN = 4 << 20
+
+
+class Moving:
+    """How far a transfer has come, and when it last did. `is_over`: nobody waits for it any more."""
+
+    def __init__(self, stall_s: float) -> None:
+        self._stall_s = stall_s
+        self._moved_s = time.monotonic()
+        self._moved_bytes = 0
+        self.is_over = False
+        self._ended = threading.Event()
+
+    def on(self, size_bytes: int) -> None:
+        """So many more bytes have moved."""
+        self._moved_s, self._moved_bytes = time.monotonic(), self._moved_bytes + size_bytes
+
+    @property
+    def moved(self) -> bool:
+        """Whether many bytes have got through."""
+        return self._moved_bytes >= MOVED_BYTES_MIN
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether nothing has moved for longer than it may."""
+        return time.monotonic() - self._moved_s > self._stall_s
+
+    def watch(self, cancel: Callable[[], object]) -> None:
+        """Cancel the transfer, from a thread, once it stands still. The thread ends soon after the transfer."""
+
+        def run() -> None:
+            while not self._ended.wait(LOOK_S):
+                if self.stands_still:
+                    cancel()
+                    return
+
+        threading.Thread(target=run, name="optimd-transfer", daemon=True).start()
+
+    def end(self) -> None:
+        """Nobody waits for it any more."""
+        self.is_over = True
+        self._ended.set()
