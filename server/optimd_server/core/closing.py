@@ -33,7 +33,10 @@ class Closing:
         self._sums: Float64s | None = None
 
     def command(self) -> Prepare | Apply:
-        """Measure the norm if the clip needs it, then what the rule needs under that clip, then apply."""
+        """Measure the norm if the clip needs it, then what the rule needs under that clip, then apply.
+
+        Raises OverflowError where the update has no finite arithmetic in float32.
+        """
         plan, rate = self._plan, self.learning_rate
         if self._limits is None and plan.clips_by_norm:
             return Prepare(self._step, self.contributions)

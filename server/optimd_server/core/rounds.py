@@ -9,8 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from optimd_server.core import arithmetic
 from optimd_server.core.arithmetic import Committed
 from optimd_server.core.closing import Closing
@@ -22,7 +20,6 @@ from optimd_server.core.effects import (
     Failed,
     Outcome,
     OutcomeRecord,
-    Prepare,
     Reason,
     RoundRecord,
     Status,
@@ -146,12 +143,12 @@ class Rounds(ABC):
 
     def _go_on(self, closing: Closing) -> list[Effect]:
         """The next command of the closing round; or find that its update has no finite arithmetic, which voids it."""
-        command = closing.command()
-        if isinstance(command, Prepare) or np.isfinite(command.scalars).all():
-            return [command]
+        try:
+            return [closing.command()]
+        except OverflowError as error:
+            problem = str(error)
         pushes, self.closing, self.closing_pushes = self.closing_pushes, None, {}
         self.state.counters.rounds_void += 1
-        problem = f"at the learning rate {closing.learning_rate:g} the rule's numbers exceed float32"
         detail = f"the round was void: {problem}"
         if self.state.sweeping and self.state.range_test is not None:
             self.state.range_test.finish("diverged", problem)

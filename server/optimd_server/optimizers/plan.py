@@ -111,18 +111,19 @@ class Plan:
     def scalars(self, k: int, lr: float, memories: Memories, sums: Float64s | None) -> Float32s:
         """The rows of scalars of the update after k others, float32. sums: as for remember().
 
-        What exceeds float32 is infinity there.
+        Raises OverflowError if one of them is none that float32 can hold.
         """
         values = [
             self.rule.scalars(spec, k, lr * multiplier, memory)
             for spec, multiplier, memory in zip(self._specs, self._multipliers, memories, strict=True)
         ]
+        for row in values:
+            if not all(map(FLOAT32_MAX.__ge__, map(abs, row))):
+                raise OverflowError(f"at the learning rate {lr:g} the rule's numbers exceed float32")
         if self.rule.ratio is None:
-            rows = [values[group] for group in self._row_groups]
-        else:
-            rows = [(*values[group], self._ratio(tensor, sums)) for tensor, group in enumerate(self._row_groups)]
-        with np.errstate(over="ignore"):
-            return np.array(rows, np.float32)
+            return np.array([values[group] for group in self._row_groups], np.float32)
+        rows = [(*values[group], self._ratio(tensor, sums)) for tensor, group in enumerate(self._row_groups)]
+        return np.array(rows, np.float32)
 
     def _ratio(self, tensor: int, sums: Float64s | None) -> float:
         """The trust ratio of a tensor, at most RATIO_MAX; 0 while it is not measured."""
