@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optimdpb.errors import NotServed
 from optimdpb.specs import Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue, JobSpec, Optimizer
+from optimdpb.specs.checks import FLOAT32_MAX
 
 from optimd_server.optimizers.kernels import PIECE_ELEMENTS, Float32s, Float64s
 from optimd_server.optimizers.rule import Memory, Rule
