@@ -60,9 +60,9 @@ def test_in_a_range_test_it_is_divergence_and_put_back() -> None:
 
 @pytest.mark.parametrize("clip", [None, ClipGlobalNorm(1.0)], ids=["no clip", "clip"])
 def test_a_sweep_beyond_float32_ends(clip: Any) -> None:
-    job = Job(consistency=Sync(1), clip=clip).ready()
+    job = Job(consistency=Sync(1), clip=clip, groups=(Group("*", lr_multiplier=1e38),)).ready()
     job.join("w0")
-    job.send(RangeTestRequested("r", "me", 0.0, 1.0, 1e200, 10, "exponential", "fresh"))
+    job.send(RangeTestRequested("r", "me", 0.0, 1e-30, 1e30, 10, "exponential", "fresh"))
     test = job.machine.state.range_test
     assert test is not None
     for _ in range(10):
