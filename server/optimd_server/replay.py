@@ -10,7 +10,6 @@ from pathlib import Path
 from google.protobuf.json_format import ParseError
 from optimdpb.errors import Refused
 
-from optimd_server.core import JobMachine
 from optimd_server.core.effects import Effect
 from optimd_server.core.events import Event
 from optimd_server.core.log import replay
@@ -30,12 +29,13 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     try:
         machine, events = read_event_log(options.file)
-        for line in _lines(machine, [now_s for now_s, _ in events], replay(machine, events)):
-            if options.worker is None or options.worker in line:
-                print(line)
+        failed = _print(options.worker, [now_s for now_s, _ in events], replay(machine, events))
     except (OSError, ValueError, KeyError, TypeError, ParseError) as error:
         print(f"optimd replay: {options.file} is no event log of this version: {error!r}", file=sys.stderr)
         return EXIT_FAILED
+    if failed:
+        print("the job failed here: what follows in the log is not replayed")
+        return EXIT_OK
     version, members = machine.version, machine.state.members
     print(f"step {version.step} of lineage {version.lineage}, {len(members)} workers live")
     if events:
@@ -43,16 +43,22 @@ def main(argv: list[str]) -> int:
     return EXIT_OK
 
 
-def _lines(
-    machine: JobMachine, times_s: list[float], results: Iterator[tuple[Event, list[Effect] | Refused]]
-) -> Iterator[str]:
-    for now_s, (event, result) in zip(times_s, results, strict=True):
-        yield f"{now_s:14.4f}  {_short(event)}"
-        if isinstance(result, Refused):
-            yield f"{'':14}    refused: {result.reason}: {result}"
-            continue
-        for effect in result:
-            yield f"{'':14}    {_short(effect)}"
+def _print(worker: str | None, times_s: list[float], results: Iterator[tuple[Event, list[Effect] | Exception]]) -> bool:
+    """Print the lines that name the worker, if one is given. Whether the core failed over the last event."""
+    result: list[Effect] | Exception = []
+    for now_s, (event, result) in zip(times_s, results, strict=False):
+        for line in (f"{now_s:14.4f}  {_short(event)}", *_lines(result)):
+            if worker is None or worker in line:
+                print(line)
+    return isinstance(result, Exception) and not isinstance(result, Refused)
+
+
+def _lines(result: list[Effect] | Exception) -> list[str]:
+    if isinstance(result, Refused):
+        return [f"{'':14}    refused: {result.reason}: {result}"]
+    if isinstance(result, Exception):
+        return [f"{'':14}    failed: {result!r}"]
+    return [f"{'':14}    {_short(effect)}" for effect in result]
 
 
 def _short(value: object) -> str:

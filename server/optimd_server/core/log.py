@@ -49,16 +49,21 @@ def event_of(plain: Plain) -> Event:
 
 def replay(
     machine: JobMachine, events: Iterable[tuple[float, Plain]]
-) -> Iterator[tuple[Event, list[Effect] | Refused]]:
+) -> Iterator[tuple[Event, list[Effect] | Exception]]:
     """Feed (now_s, plain event) to a machine that has seen none, or was restored as the logged one was.
 
-    Yields each event with its effects, or with its refusal; the machine's invariants hold after each.
+    Yields each event with its effects, or with its refusal. One that the machine fails over, or whose invariants do not
+    hold behind it, is the last and comes with that error.
     """
     for now_s, plain in events:
         event = event_of(plain)
         try:
-            result: list[Effect] | Refused = machine.handle(event, now_s)
+            effects = machine.handle(event, now_s)
+            machine.check_invariants()
         except Refused as error:
-            result = error
-        machine.check_invariants()
-        yield event, result
+            yield event, error
+        except Exception as error:
+            yield event, error
+            return
+        else:
+            yield event, effects

@@ -67,23 +67,32 @@ class Scans:
         return await waiting.found
 
     async def _work(self) -> None:
-        for _ in range(TURNS):
-            if self._parts(self._waiting):  # nobody else is awaited
-                break
-            await asyncio.sleep(0)
-        while self._waiting:
-            batch, self._waiting = [each for each in self._waiting if not each.found.done()], []
-            try:
-                if not await self._scan_together(batch) and batch:
-                    batch, self._waiting = batch[:1], batch[1:] + self._waiting
-                    values = batch[0].gradient.values
-                    batch[0].settle(await asyncio.to_thread(magnitude_max_on, values, self._run))
-                    await asyncio.sleep(0)  # its call commits now: the round awaits one less
-            except Exception as error:  # of the server's own: every call that waits for it ends
-                for each in batch:
-                    if not each.found.done():
-                        each.found.set_exception(error)
-        self._task = None
+        try:
+            for _ in range(TURNS):
+                if self._parts(self._waiting):  # nobody else is awaited
+                    break
+                await asyncio.sleep(0)
+            while self._waiting:
+                batch, self._waiting = [each for each in self._waiting if not each.found.done()], []
+                await self._scan(batch)
+        finally:
+            self._fail(self._waiting, RuntimeError("the scans have ended"))
+            self._waiting, self._task = [], None
+
+    async def _scan(self, batch: list[_Waiting]) -> None:
+        try:
+            if not await self._scan_together(batch) and batch:
+                batch, self._waiting = batch[:1], batch[1:] + self._waiting
+                values = batch[0].gradient.values
+                batch[0].settle(await asyncio.to_thread(magnitude_max_on, values, self._run))
+                await asyncio.sleep(0)  # its call commits now: the round awaits one less
+        except Exception as error:  # of the server's own: every call that waits for it ends
+            self._fail(batch, error)
+
+    def _fail(self, batch: list[_Waiting], error: Exception) -> None:
+        for each in batch:
+            if not each.found.done():
+                each.found.set_exception(error)
 
     async def _scan_together(self, batch: list[_Waiting]) -> bool:
         """One pass for all, if the open round will be made of just these and what it has; else False."""

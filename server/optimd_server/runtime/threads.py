@@ -56,10 +56,10 @@ class KernelThreads:
         with self._turn:
             job = _Job(work, items, self.threads)
             self._joined = 0
-            for queue in self._jobs:
-                queue.put(job)
             errors: list[BaseException | None] = []
             try:
+                for queue in self._jobs:
+                    queue.put(job)
                 job.help(0)
             finally:
                 with self._joining:

@@ -241,3 +241,16 @@ def test_epochs_never_fall_across_tokens_and_joins() -> None:
         job.join("a")
         seen.append(job.epochs["a"])
     assert seen == sorted(set(seen))
+
+
+def test_a_refusal_behind_a_change_is_a_defect_and_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller would be told that nothing has changed."""
+    job = Job(consistency=Sync(1)).ready()
+    job.join("w0")
+
+    def refuse(*_: object) -> Any:
+        raise Refused("INTERNAL", "no")
+
+    monkeypatch.setattr(job.machine.rounds, "advance", refuse)
+    with pytest.raises(AssertionError, match="refused behind a change"):
+        job.push("w0")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 from optimd_server.core.effects import Contribution
 from optimd_server.core.events import Push, Version
 from optimd_server.runtime.scans import Scans
@@ -128,6 +129,36 @@ def test_a_call_given_up_is_not_scanned_for() -> None:
         gone.cancel()
         await asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0), gone, return_exceptions=True)
         assert opened.found == {"a": 1.0, "b": 2.0}
+        assert opened.scans._task is None
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("error", [OSError("a disk"), MemoryError(), RuntimeError("no thread")], ids=repr)
+def test_a_pass_that_fails_ends_the_calls_that_wait_for_it_and_no_later_one(error: Exception) -> None:
+    async def main() -> None:
+        opened = Round("a", "b")
+
+        def fail() -> None:
+            raise error
+
+        opened.shards.meanwhile = fail
+        results = await asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0), return_exceptions=True)
+        assert results == [error, error]
+        opened.shards.meanwhile = lambda: None
+        await asyncio.wait_for(asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0)), 10)
+        assert opened.found == {"a": 10.0, "b": 11.0}
+
+    asyncio.run(main())
+
+
+def test_a_round_that_cannot_be_foreseen_ends_the_calls_too() -> None:
+    async def main() -> None:
+        opened = Round("a", "b")
+        opened.scans._foreseen = lambda pushes: 1 // 0  # type: ignore[assignment,return-value]
+        waits = asyncio.gather(opened.push("a", 1.0), opened.push("b", 2.0), return_exceptions=True)
+        results = await asyncio.wait_for(waits, 10)
+        assert all(isinstance(result, RuntimeError) for result in results)
         assert opened.scans._task is None
 
     asyncio.run(main())
