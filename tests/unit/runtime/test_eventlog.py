@@ -86,17 +86,19 @@ def test_it_ends_at_its_bound(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_a_job_whose_log_cannot_be_made_trains_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     no_folder = tmp_path / "a file"
     no_folder.write_text("")
-    with ThreadServer(ServerConfig(threads=1, event_log_dir=no_folder)) as server:
-        with optimd.connect(server.address, job="j", worker="w0") as worker:
-            worker.ensure_job(ONES, optimd.SGD(1.0), optimd.Async())
-            worker.pull()
-            assert worker.step(ONES).status == "applied"
+    config = ServerConfig(threads=1, event_log_dir=no_folder)
+    with ThreadServer(config) as server, optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job(ONES, optimd.SGD(1.0), optimd.Async())
+        worker.pull()
+        assert worker.step(ONES).status == "applied"
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert ["without an event log" in record.message for record in warnings] == [True]
 
 
 @pytest.mark.parametrize("bytes_max", [1, 4096], ids=["on threads", "on the loop"])
-def test_a_job_trains_on_when_its_log_cannot_be_written(bytes_max: int, tmp_path: Path) -> None:
+def test_a_job_trains_on_when_its_log_cannot_be_written(
+    bytes_max: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The device is full from the first byte on."""
     log, job = tmp_path / "log", "j"
     config = ServerConfig(threads=2, event_log_dir=log, one_thread_bytes_max=bytes_max)
@@ -112,6 +114,7 @@ def test_a_job_trains_on_when_its_log_cannot_be_written(bytes_max: int, tmp_path
         assert worker.status().failure == ""
         assert worker.pull()["w"].tolist() == [-2.0] * 4
         assert server.on_loop(lambda: event_log._file.closed)
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
 
 def test_the_log_is_json_and_every_number_comes_back(tmp_path: Path) -> None:
