@@ -87,6 +87,10 @@ class JobStaging:
             budget.check(self._bytes(1), lambda: budget.promised_bytes)
         budget.jobs.append(self)
 
+    def leave(self) -> None:
+        """The job is no more."""
+        self._budget.jobs.remove(self)
+
     @property
     def own_bytes(self) -> int:
         """Set aside for this job, used or not; who has shared memory needs none of it."""

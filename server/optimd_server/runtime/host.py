@@ -32,6 +32,7 @@ from optimd_server.core.effects import (
     Keep,
     MemberRecord,
     Outcome,
+    OutcomeRecord,
     Pending,
     Prepare,
     PutBackKept,
@@ -54,6 +55,7 @@ from optimd_server.runtime.commands import Commands
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.encoded import ParameterMessages
 from optimd_server.runtime.eventlog import open_event_log
+from optimd_server.runtime.journal import Journal
 from optimd_server.runtime.parameters import Parameters, memory_for
 from optimd_server.runtime.scans import Scans
 from optimd_server.runtime.shards import ShardGroup
@@ -129,6 +131,7 @@ class JobHost:
         # Behind all that can fail: what has entered the budget stays in it.
         self._staging = JobStaging(budget, spec, self.shards, self.sharing, self._live)
         self._log = open_event_log(config, name, spec, arguments)
+        self._journal = Journal(name, self.machine.state, clock)
 
     @functools.cached_property
     def spec_message(self) -> pb.JobSpec:
@@ -262,8 +265,9 @@ class JobHost:
                 if effect.change != "joined":
                     self.sharing.forget(effect.worker, effect.epoch)
                     self.transports.pop((effect.worker, effect.epoch), None)
-                if effect.change == "set aside":
-                    log.warning("job %s: worker %s was set aside, epoch %d", self.name, effect.worker, effect.epoch)
+                self._journal.member(effect)
+            case OutcomeRecord():
+                self._journal.outcome(effect.worker, effect.epoch, effect.outcome)
             case BecameReady():
                 self.ready.set()
             case Prepare() | Apply() | Keep() | PutBackKept():
@@ -378,3 +382,11 @@ class JobHost:
         log_file, self._log = self._log, None
         if log_file is not None:
             log_file.close()
+
+    def remove(self) -> None:
+        """The job, which never had its parameters, is no more: its memory is free, and so is its room."""
+        self.machine.state.creation.abandon()
+        self.close()
+        self._staging.leave()
+        self.shards.shards.clear()
+        self.sharing.parameters = None

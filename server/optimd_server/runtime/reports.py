@@ -32,4 +32,6 @@ class Reports:
         if len(self._said) > KINDS_MAX:
             self._said.popitem(last=False)
         more = f" ({left_out} more like it were left out)" if left_out else ""
-        self._logger.log(level, text + more, *arguments)
+        line = text % arguments + more
+        # Names and words of strangers are in it: they begin no line of their own, and no command of a terminal.
+        self._logger.log(level, "%s", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line))

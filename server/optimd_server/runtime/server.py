@@ -15,6 +15,7 @@ from optimdpb.specs.job import first_difference
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import CreateRequested
+from optimd_server.optimizers import RULES
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
@@ -45,6 +46,7 @@ class Runtime:
         self.config = config
         self.incarnation = secrets.token_hex(16)
         self.jobs: dict[str, JobHost] = {}
+        self._state_bytes: dict[str, int] = {}
         self.draining = False
         self._clock = clock
         # Seconds since 1970, for the history alone.
@@ -86,6 +88,7 @@ class Runtime:
             except MemoryError as error:
                 raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
             self.jobs[name] = host
+            self._state_bytes[name] = state_bytes(spec)
             return host
         difference = first_difference(host.spec, spec)
         if difference:
@@ -94,9 +97,14 @@ class Runtime:
 
     async def create(self, name: str, spec: JobSpec, worker: str) -> tuple[JobHost, UploadNamed | UploadAwaited | None]:
         """Create the job or join in its creation; None when it is ready. Waits a bounded time for another's upload."""
-        host = self.find_or_create(name, spec)
         deadline_s = self._clock() + self.config.wait_s_max
         while True:
+            is_new = name not in self.jobs
+            host = self.find_or_create(name, spec)
+            if is_new:
+                text = "job %s created by %s: %s, %s, %d tensors, %d elements"
+                rule, model = type(spec.optimizer).__name__, type(spec.consistency).__name__
+                log.info(text, name, worker, rule, model, len(spec.layout.tensors), spec.layout.elements)
             answer = host.handle(CreateRequested(worker))[0]
             if isinstance(answer, UploadNamed):
                 return host, answer
@@ -157,6 +165,13 @@ class Runtime:
                     host.tick()
                 except Exception:  # without ticks no lease of any job ends and no round times out
                     log.exception("a tick of job %s failed", host.name)
+                if host.machine.state.creation.is_forgotten(host.now_s(), self.config.upload_idle_s):
+                    self._remove(host)
+
+    def _remove(self, host: JobHost) -> None:
+        log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
+        del self.jobs[host.name], self._state_bytes[host.name]
+        host.remove()
 
     def _check_limits(self, spec: JobSpec) -> None:
         kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0
@@ -164,10 +179,18 @@ class Runtime:
             ("jobs_max", self.config.jobs_max, len(self.jobs) + 1),
             ("tensors_max", self.config.tensors_max, len(spec.layout.tensors)),
             ("parameters_bytes_max", self.config.parameters_bytes_max, (1 + kept) * spec.layout.size_bytes),
+            ("state_bytes_max", self.config.state_bytes_max, sum(self._state_bytes.values()) + state_bytes(spec)),
         )
         for name, limit, value in limits:
             if value > limit:
                 raise _too_large(name, limit, value)
+
+
+def state_bytes(spec: JobSpec) -> int:
+    """Bytes of a job's parameters, slots and kept versions."""
+    slots = next((len(rule.slots) for rule in RULES if type(spec.optimizer) is rule.spec_class), 0)
+    kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0
+    return (1 + slots + kept) * spec.layout.size_bytes
 
 
 def _too_large(name: str, limit: int, value: int) -> Refused:

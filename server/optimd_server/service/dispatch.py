@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -20,8 +23,11 @@ from optimdpb.frames import framed
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.runtime import ServerConfig
-from optimd_server.service.errors import abort, unexpected
+from optimd_server.runtime.reports import Reports
+from optimd_server.service.errors import abort, shortened, unexpected
 from optimd_server.service.messages import check_limit
+
+log = logging.getLogger(__name__)
 
 Context = Any
 # One function per method: takes a request, or an iterator of requests; returns a response, or an iterator of responses.
@@ -34,6 +40,13 @@ Call = Callable[[bytes], Awaitable[bytes]]
 NEVER_SHED = frozenset({"Heartbeat", "Leave"})
 
 
+# What a line in the log says of a caller.
+CALLER = ("job", "worker", "epoch", "seq")
+# Reasons that an operator may have to do something about.
+SERIOUS = frozenset({"BACKLOG_FULL", "LIMIT_EXCEEDED", "PUSH_TOO_SLOW", "PULL_TOO_SLOW", "INTERNAL", "JOB_FAILED"})
+LOGGED_BYTES_MAX = 500
+# Of the call in hand: its message, or the one that has its header.
+_request: ContextVar[Any] = ContextVar("_request")
 # What a request may take beside the specification that it carries.
 REQUEST_BYTES_BESIDE = 64 * 1024
 
@@ -48,6 +61,24 @@ class Gate:
         self.stream_in_s = config.push_timeout_s
         self.request_bytes_max = config.spec_bytes_max + REQUEST_BYTES_BESIDE
         self.calls = 0
+        self._reports = Reports(log, time.monotonic)
+
+    def refused(self, name: str, error: Refused) -> None:
+        """Say in the log which call was refused, and whose it was as far as it says."""
+        message = _request.get(None)
+        header = getattr(message, "header", message)
+        said = [
+            f"{field} {shortened(str(getattr(header, field)), 128)}" for field in CALLER if getattr(header, field, "")
+        ]
+        self._reports.say(
+            logging.WARNING if error.reason in SERIOUS else logging.INFO,
+            (error.reason, getattr(header, "job", "")),
+            "%s refused, %s: %s (%s)",
+            name,
+            error.reason,
+            shortened(str(error), LOGGED_BYTES_MAX),
+            ", ".join(said) or "it names no job",
+        )
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
@@ -100,7 +131,14 @@ def parser(rpc: Any, gate: Gate) -> Callable[[bytes], Any]:
         if not has_data:
             check_limit("request_bytes_max", gate.request_bytes_max, len(data))
         try:
-            return framed(data, message_class) if has_data else message_class.FromString(data)
+            if not has_data:
+                request = message_class.FromString(data)
+                _request.set(request)
+                return request
+            with_payload = framed(data, message_class)
+            if with_payload.message.HasField("header"):
+                _request.set(with_payload.message)
+            return with_payload
         except DecodeError as error:
             name = rpc.input_type.name
             raise Refused("MALFORMED_REQUEST", f"expected a {name}, got bytes that are none", field=name) from error
@@ -135,7 +173,8 @@ def _answer(
                 raise NotServed(f"method {name}")
             with gate.call(name):
                 return _encode(await method(parse(request)))
-        except Refused:
+        except Refused as error:
+            gate.refused(name, error)
             raise
         except Exception as error:
             raise unexpected(error, name) from error
@@ -176,8 +215,11 @@ def _stream_out(
                         limit.reschedule(loop.time() + gate.stream_out_s)
         except TimeoutError:
             message = f"expected each message to be taken within {gate.stream_out_s} s"
-            await abort(context, Refused("PULL_TOO_SLOW", message))
+            slow = Refused("PULL_TOO_SLOW", message)
+            gate.refused(name, slow)
+            await abort(context, slow)
         except Refused as error:
+            gate.refused(name, error)
             await abort(context, error)
         except Exception as error:
             await abort(context, unexpected(error, name))
