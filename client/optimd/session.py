@@ -48,6 +48,8 @@ class Session:
         """The job's layout; asks the server for it once. Raises Refused(UNKNOWN_JOB), ServerUnavailable."""
         if self._layout is None:
             answer = self.call("GetJob", pb.GetJobRequest(job=self.job))
+            if not answer.HasField("spec"):  # one that the server could not restore
+                raise Refused("JOB_FAILED", answer.failure, job=self.job, failure=answer.failure)
             self.take_job(layout_from_proto(answer.spec.layout), answer.spec_digest)
             assert self._layout is not None
         return self._layout

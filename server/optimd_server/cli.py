@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import ipaddress
@@ -14,19 +13,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any
 
 from optimdpb.errors import Refused
 
 from optimd_server.optimizers.warmup import compile_kernels
+from optimd_server.options import config_of, parser
 from optimd_server.runtime import Runtime, ServerConfig
-from optimd_server.runtime.config import MIB
+from optimd_server.runtime.daemon import DaemonThread
 from optimd_server.runtime.memory import keep_freed_memory
 from optimd_server.service import Service
 
 log = logging.getLogger("optimd_server")
 
+# So long after a second signal the process ends, whatever is not saved by then.
+HURRY_S = 10.0
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -39,46 +41,109 @@ def main(argv: list[str]) -> int:
 
 
 def serve(argv: list[str]) -> int:
-    """Run a server until SIGTERM or SIGINT. Returns 0 after an orderly end, 1 on failure, 2 on wrong usage."""
-    options = _parser().parse_args(argv)
+    """Run a server until a signal ends it. Returns 0 after an orderly end, 1 on failure, 2 on wrong usage."""
+    options = parser().parse_args(argv)
     try:
         host, port = _split_address(options.listen)
         _check_exposure(host, options.insecure)
-        config = _config(options)
+        config = config_of(options)
     except ValueError as error:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_USAGE
     _raise_open_files_limit()
     keep_freed_memory()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    started_s = time.monotonic()
-    compile_kernels()
-    # What the compiler has left is for ever: to look through it for garbage would stop all calls for 0.1 s.
-    gc.collect()
-    gc.freeze()
-    log.info("kernels ready in %.1f s", time.monotonic() - started_s)
     try:
         asyncio.run(_run(host, port, config, watch_stdin=options.until_stdin_closes))
     except (OSError, Refused) as error:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except _Abandoned as error:
+        if str(error):
+            print(f"optimd serve: {error}", file=sys.stderr)
+        logging.shutdown()
+        os._exit(error.status)  # a thread that compiles, or waits for a disk, would be torn up or waited for
     return EXIT_OK
+
+
+class _Abandoned(Exception):
+    """The process ends while a thread of it still works."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Ending:
+    """What signals ask for: `first`: to end; then to hasten; `last`: not to wait for anything."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self.first = asyncio.Event()
+        self.last = asyncio.Event()
+        self._hastened = False
+
+    def ask(self, why: str) -> None:
+        """A signal, or something that counts as one."""
+        if not self.first.is_set():
+            log.info("%s: saving, then ending", why)
+            self.first.set()
+        elif not self._hastened:
+            log.info("%s: ending within %g s", why, HURRY_S)
+            self._hastened = True
+            self._service.hasten()
+            asyncio.get_running_loop().call_later(HURRY_S, self.last.set)
+        else:
+            self.last.set()
+
+    def listen(self) -> None:
+        """Take signals from now on. SIGHUP goes on being ignored where nohup said so."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, self.ask, number.name)
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            loop.add_signal_handler(number, log.info, "%s: nothing to do", number.name)
 
 
 async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for signal_number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_number, stop.set)
     runtime = Runtime(config)
     service = Service(runtime)
-    bound = await service.start(host, port)
-    print(f"serving on {host}:{bound}", flush=True)
+    ending = _Ending(service)
+    ending.listen()
+    log.info("optimd %s, process %d, data directory %s", version("optimd"), os.getpid(), config.data_dir or "none")
     if watch_stdin:
-        _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(stop.set))
-    await stop.wait()
-    log.info("draining")
-    await service.stop()
+        _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(ending.ask, "stdin closed"))
+    starting = loop.create_task(service.start(host, port, _prepare))
+    await _first_of(starting, ending.first)
+    if not starting.done():
+        raise _Abandoned(EXIT_OK, "")  # nothing was served, so nothing is to be saved
+    print(f"serving on {host}:{starting.result()}", flush=True)
+    await ending.first.wait()
+    stopping = loop.create_task(service.stop())
+    await _first_of(stopping, ending.last)
+    if not stopping.done():
+        raise _Abandoned(EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
+    await stopping
+
+
+async def _first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:
+    """Until the task is done or the event is set."""
+    waiting = asyncio.ensure_future(event.wait())
+    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+
+
+async def _prepare() -> None:
+    """Compile, which on a new machine takes half a minute."""
+    started_s = time.monotonic()
+    log.info("compiling kernels, or reading them from %s", os.environ.get("NUMBA_CACHE_DIR"))
+    await asyncio.get_running_loop().run_in_executor(DaemonThread("optimd-compile"), compile_kernels)
+    # What the compiler has left is for ever: to look through it for garbage would stop all calls for 0.1 s.
+    gc.collect()
+    gc.freeze()
+    log.info("kernels ready in %.1f s", time.monotonic() - started_s)
 
 
 def _raise_open_files_limit() -> None:
@@ -97,41 +162,6 @@ def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
         callback()
 
     threading.Thread(target=wait_for_end, name="optimd-stdin", daemon=True).start()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="optimd serve", description="Serve jobs over gRPC.", allow_abbrev=False)
-    parser.add_argument("--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 picks one")
-    parser.add_argument("--insecure", action="store_true", help="allow an address that is not loopback, without TLS")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="save jobs here at the end, restore them at start")
-    parser.add_argument("--event-log", type=Path, metavar="DIR", help="write every event here, for `optimd replay`")
-    parser.add_argument("--shards", type=int, metavar="N", help="parts that every job is cut into (default: 1)")
-    parser.add_argument("--threads", type=int, metavar="N", help="kernel threads (default: one for each core)")
-    parser.add_argument("--staging-mib", type=int, metavar="N", help="memory for gradients (default: half of all)")
-    parser.add_argument("--lease-s", type=float, metavar="S", help="life of a silent worker (default: 10)")
-    parser.add_argument("--no-shared-memory", action="store_true", help="everything over gRPC, on this machine too")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
-    return parser
-
-
-def _config(options: argparse.Namespace) -> ServerConfig:
-    given: dict[str, Any] = {
-        "data_dir": options.data_dir,
-        "event_log_dir": options.event_log,
-        "shared_memory": not options.no_shared_memory,
-    }
-    for name, low, high in (("threads", 1, 1024), ("shards", 1, 64), ("lease_s", 0.1, 86_400)):
-        value = getattr(options, name)
-        if value is None:
-            continue
-        if not low <= value <= high:
-            raise ValueError(f"--{name.replace('_', '-')}: expected {low} to {high}, got {value}")
-        given[name] = value
-    if options.staging_mib is not None:
-        if options.staging_mib < 1:
-            raise ValueError(f"--staging-mib: expected at least 1, got {options.staging_mib}")
-        given["staging_bytes_max"] = options.staging_mib * MIB
-    return ServerConfig(**given)
 
 
 def _split_address(address: str) -> tuple[str, int]:

@@ -94,6 +94,7 @@ class Run:
 
     def _begin(self) -> None:
         runtime = Runtime(ServerConfig(threads=1), clock=self.loop.time)
+        self.loop.create_task(runtime.start())
         self.network.methods = methods_of(runtime)
         for number in range(WORKERS):
             process = Process(self.loop, self.dice, lambda number=number: self._work(number))  # type: ignore[misc]

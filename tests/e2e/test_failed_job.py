@@ -189,7 +189,8 @@ def test_an_untrusted_job_is_not_saved_and_the_others_are(scenes: Callable[..., 
     with pytest.raises(Refused) as refused:
         scene.workers[0].snapshot()
     assert refused.value.reason == "JOB_FAILED"
-    scene.close()
+    with pytest.raises(Refused, match="job 'bad' failed"):
+        scene.close()
     with ThreadServer(config) as server:
         good, bad = (optimd.connect(server.address, job=job, observer=True) for job in ("good", "bad"))
         assert good.status().global_step == saved.global_step

@@ -205,19 +205,43 @@ def test_it_opens_in_plain_safetensors(data: Path) -> None:
     assert tensors["adam.exp_avg/layer/w"] == pytest.approx(0.1)
 
 
-def test_a_damaged_snapshot_stops_the_start_with_its_name(data: Path) -> None:
-    server = ServerProcess("--data-dir", str(data))
-    with server, optimd.connect(server.address, job="j", worker="w0") as worker:
-        worker.ensure_job({"w": np.zeros(4, np.float32)}, optimd.Adam(0.1), optimd.Sync(1))
-    path = newest_manifest(data).with_name("shard-1-of-1.safetensors")
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
+def test_a_damaged_snapshot_is_that_jobs_fault_alone(data: Path) -> None:
+    """Its job is FAILED and says why, its files stay as they are, nobody can take its place; the other job goes on."""
+    start = {"w": np.zeros(4, np.float32)}
+    with ServerProcess("--data-dir", str(data)) as server:
+        for job in ("bad", "good"):
+            with optimd.connect(server.address, job=job, worker="w0") as worker:
+                worker.ensure_job(start, optimd.Adam(0.1), optimd.Sync(1))
+                lineage = worker.status().lineage if job == "bad" else ""
+    (path,) = data.glob("bad-*/*/shard-1-of-1.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with ServerProcess("--data-dir", str(data)) as server:
+        with optimd.connect(server.address, job="bad", worker="w0") as worker:
+            status = worker.status()
+            assert status.state == "failed"
+            assert f"snapshot {path}: expected crc32c" in status.failure
+            for call in (
+                lambda: worker.ensure_job(start, optimd.SGD(0.1), optimd.Sync(1)),
+                worker.pull,
+                worker.snapshot,
+            ):
+                with pytest.raises(
+                    optimd.Refused, match="could not be restored; what is saved of it is untouched"
+                ) as error:
+                    call()
+                assert error.value.reason == "JOB_FAILED"
+        with optimd.connect(server.address, job="good", worker="w0") as worker:
+            worker.ensure_job(start, optimd.Adam(0.1), optimd.Sync(1))
+            worker.pull()
+            assert worker.step({"w": np.ones(4, np.float32)}).global_step == 1
+        assert server.terminate() == 0
+    assert [entry.name for entry in path.parent.parent.iterdir() if entry.is_dir()] == [path.parent.name]
     path.write_bytes(content)
-    code, out, error = run_to_the_end("--data-dir", str(data))
-    assert code == 1
-    assert "serving" not in out
-    assert f"snapshot {path}: expected crc32c" in error
-    assert "Traceback" not in error
+    server = ServerProcess("--data-dir", str(data))
+    with server, optimd.connect(server.address, job="bad", observer=True) as worker:
+        assert worker.status().state == "ready"
+        assert worker.status().lineage != lineage, "it might have been an older snapshot"
 
 
 def test_a_second_server_on_the_directory_is_refused(data: Path) -> None:

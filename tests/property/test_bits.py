@@ -109,6 +109,7 @@ async def _train(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """200 rounds through the runtime; the arrival order runs through all permutations."""
     runtime = Runtime(config)
+    await runtime.start()
     host = runtime.find_or_create("job", spec)
     host.handle(CreateRequested("w0"))
     vector = host.shards.upload_vector()

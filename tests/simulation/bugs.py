@@ -24,6 +24,7 @@ from optimd_server.core.ssp import SspRounds
 from optimd_server.core.state import JobState
 from optimd_server.core.sync import SyncRounds
 from optimd_server.optimizers.compensation import compensate_blocks
+from optimd_server.runtime import saver
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.server import Runtime
@@ -263,27 +264,28 @@ def epochs_start_again_after_a_crash() -> Any:
 @bug
 def a_snapshot_is_taken_in_the_middle_of_an_update() -> Any:
     """It does not wait for the update on its way."""
-    real = JobHost.image
+    real = saver.image_of
 
-    async def image(self: JobHost) -> Any:
-        lock, self._slabs_still = self._slabs_still, asyncio.Lock()
+    async def image_of(host: JobHost) -> Any:
+        lock, host.slabs_still = host.slabs_still, asyncio.Lock()
         try:
-            return await real(self)
+            return await real(host)
         finally:
-            self._slabs_still = lock
+            host.slabs_still = lock
 
-    return patch.object(JobHost, "image", image)
+    return patch.object(saver, "image_of", image_of)
 
 
 @bug
 def leases_end_while_the_last_snapshot_is_written() -> Any:
     """A server that ends goes on ticking behind its last snapshot."""
 
-    async def save_all(self: Runtime) -> None:
-        if self._saver is not None:
-            await self._saver.save_all(self.jobs.values())
+    def freeze(self: Runtime) -> None:
+        self.draining = True
+        for host in self.jobs.values():
+            host.freeze()
 
-    return patch.object(Runtime, "save_all", save_all)
+    return patch.multiple(Runtime, freeze=freeze)
 
 
 @bug

@@ -9,7 +9,6 @@ import numpy as np
 from optimd_server.core.clock import Clock
 from optimd_server.core.control import Control
 from optimd_server.core.sync import SyncRounds
-from optimd_server.runtime import saver
 from optimd_server.state.shard import Shard
 
 from tests.simulation.bugs import BUGS, bug
@@ -119,4 +118,4 @@ def pushes_held_at_the_end_of_a_range_test_are_forgotten() -> Any:
 def a_sweep_is_saved() -> Any:
     """A snapshot in the middle of a range test is one of the sweep."""
 
-    return patch.object(saver, "_check_savable", lambda host: None)
+    return patch.multiple("optimd_server.runtime.images", check_savable=lambda host: None)

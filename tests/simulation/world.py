@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
@@ -107,6 +108,7 @@ class World:
         self.checkers = Checkers(scenario.spec, self.start, LEASE_S, TICK_S)
         self.workers: list[SimulatedWorker] = []
         self.runtime: Runtime | None = None
+        self._starting: asyncio.Task[None]
         self.clock_offset_s = 0.0
         self.faulty = scenario.faults_per_s > 0
         self.trace: list[str] | None = [] if trace else None
@@ -170,18 +172,22 @@ class World:
 
     def start_server(self) -> None:
         """A new process on what the disk holds."""
-        clean = not self.disk.running
-        store = SimulatedStore(self.disk)
-        self.runtime = Runtime(self.scenario.config, self.server_clock, store, self.loop.time)
-        if self.runtime.jobs:
+        self.runtime = Runtime(self.scenario.config, self.server_clock, SimulatedStore(self.disk), self.loop.time)
+        self._starting = self.loop.create_task(self._start(self.runtime))
+
+    async def _start(self, runtime: Runtime) -> None:
+        """As Service.start() does it."""
+        clean = self.disk.is_whole(JOB)
+        await runtime.start()
+        if runtime.jobs:
             self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
-            for host in self.runtime.jobs.values():
+            for host in runtime.jobs.values():
                 self._watch(host)
                 self.checkers.restarted(host, clean)
         else:
             self.log("server", "starts with nothing")
             self.checkers.lost_everything()
-        find_or_create = self.runtime.find_or_create
+        find_or_create = runtime.find_or_create
 
         def watched(name: str, spec: Any) -> JobHost:
             host = find_or_create(name, spec)
@@ -189,10 +195,10 @@ class World:
                 self._watch(host)
             return host
 
-        self.runtime.find_or_create = watched  # type: ignore[method-assign]
-        methods = methods_of(self.runtime)
+        runtime.find_or_create = watched  # type: ignore[method-assign]
+        methods = methods_of(runtime)
         for name in ("Push", "Step", "AwaitOutcome"):
-            methods[name] = self._told(self.runtime, methods[name])
+            methods[name] = self._told(runtime, methods[name])
         self.network.methods = methods
 
     def server_clock(self) -> float:
@@ -259,17 +265,17 @@ class World:
         """SIGTERM, as Service.stop() does it."""
         runtime = self.runtime
         assert runtime is not None
-        self.log("server", "drains")
-        await runtime.drain()
-        self.network.methods = None
-        for call in list(self.network.handling):
-            if call.task is not None:
-                call.task.cancel()
-        await runtime.drain()
+        self.log("server", "ends")
+        self._starting.cancel()
+        runtime.freeze()
         try:
             await runtime.save_all()
         except Refused:
             self.log("server", "could not save")
+        self.network.methods = None
+        for call in list(self.network.handling):
+            if call.task is not None:
+                call.task.cancel()
         await runtime.close()
         self._drop_server()
 

@@ -79,13 +79,15 @@ class ThreadServer:
         self.stop()
 
     def stop(self) -> None:
-        """Drain and end the thread. Calling it twice is harmless."""
+        """End it in order, and the thread. Raises Refused if a job could not be saved; calling it twice is harmless."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._service.stop(), self._loop).result(60)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(60)
-        self._loop.close()
+        try:
+            asyncio.run_coroutine_threadsafe(self._service.stop(), self._loop).result(60)
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(60)
+            self._loop.close()
 
     def on_loop(self, call: Callable[[], T]) -> T:
         """Run a function on the server's event loop, where its state may be read."""

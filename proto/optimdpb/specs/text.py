@@ -59,10 +59,13 @@ def schedule_to_text(schedule: Schedule) -> str:
     return f"{_NAME_OF_CLASS[type(schedule)]}({', '.join(fields)})"
 
 
-def schedule_from_text(text: str) -> Schedule:
-    """The schedule that the text spells. Raises InvalidSpec, saying what was expected and what came."""
-    if len(text) > CHARACTERS_MAX:
-        raise InvalidSpec("schedule", f"expected at most {CHARACTERS_MAX} characters, got {len(text)}")
+def schedule_from_text(text: str, characters_max: int | None = CHARACTERS_MAX) -> Schedule:
+    """The schedule that the text spells. Raises InvalidSpec, saying what was expected and what came.
+
+    characters_max: None for text that schedule_to_text() made, which is as long as its schedule.
+    """
+    if characters_max is not None and len(text) > characters_max:
+        raise InvalidSpec("schedule", f"expected at most {characters_max} characters, got {len(text)}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

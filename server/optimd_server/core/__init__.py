@@ -10,7 +10,8 @@ core.control those of what changes a job from outside.
 A job       creating ─UploadCompleted─► ready ─t = steps_max─► finished (pushes DISCARDED(FINISHED), pulls go on)
             ready ─UpdateRequested(paused)─► paused ─UpdateRequested(not paused)─► ready
             ready ─RangeTestRequested─► range test ─its end, PutBack─► ready, under another lineage
-            Updates are made only while ready or sweeping; what was committed waits. core.range_test has the phases.
+            Updates are made only while ready or sweeping; what was committed waits. HaltRequested, by a server that
+            ends, holds them for good. core.range_test has the phases.
 A change    of schedules or pause holds from a step on whose update is not on its way. Of two at one step the later
             one holds. The same request id again gets the first answer. During a range test none is made, none is taken.
 An epoch    ─JoinRequested─► live ─┬─LeaveRequested──────────────► left         calls refused NOT_JOINED

@@ -249,4 +249,4 @@ def _plain(schedules: Mapping[str, Schedule]) -> dict[str, str]:
 
 
 def _schedules(plain: Mapping[str, str]) -> dict[str, Schedule]:
-    return {name: schedule_from_text(text) for name, text in plain.items()}
+    return {name: schedule_from_text(text, characters_max=None) for name, text in plain.items()}

@@ -140,8 +140,8 @@ class RangeTestRequested:
 
 
 @dataclass(frozen=True)
-class RangeTestStopRequested:
-    """The range test, if one runs, must end now."""
+class HaltRequested:
+    """The server ends: no round opens or closes any more, and a range test, if one runs, ends now."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ Event = (
     | Applied
     | UpdateRequested
     | RangeTestRequested
-    | RangeTestStopRequested
+    | HaltRequested
     | Kept
     | PutBack
     | Ticked

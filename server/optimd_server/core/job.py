@@ -32,6 +32,7 @@ from optimd_server.core.events import (
     Applied,
     CreateRequested,
     Event,
+    HaltRequested,
     JoinRequested,
     Kept,
     LeaveRequested,
@@ -41,7 +42,6 @@ from optimd_server.core.events import (
     PushOffered,
     PutBack,
     RangeTestRequested,
-    RangeTestStopRequested,
     SignOfLife,
     Ticked,
     UpdateRequested,
@@ -126,7 +126,8 @@ class JobMachine:
             case RangeTestRequested():
                 self._check_ready()
                 return self.control.start_range_test(event)
-            case RangeTestStopRequested():
+            case HaltRequested():
+                self.state.halted = True
                 self.control.stop_range_test()
                 return []
             case Kept():

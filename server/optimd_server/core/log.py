@@ -42,7 +42,8 @@ def event_of(plain: Plain) -> Event:
     if "sums" in fields:
         fields["sums"] = np.array(fields["sums"], np.float64)
     if "schedules" in fields:
-        fields["schedules"] = tuple((name, schedule_from_text(text)) for name, text in fields["schedules"])
+        texts = fields["schedules"]
+        fields["schedules"] = tuple((name, schedule_from_text(text, characters_max=None)) for name, text in texts)
     event: Event = kind(**fields)
     return event
 

@@ -49,7 +49,7 @@ class JobState:
     """Specification, version, members, outcomes and clock of one job.
 
     `rule_count` counts the rule's updates, `memories` is what it remembers beside its slots. `opened`: whether a round
-    ever was. `history` is bounded.
+    ever was. `halted`: whether the server ends. `history` is bounded.
     """
 
     def __init__(self, spec: JobSpec, lease_s: float) -> None:
@@ -63,6 +63,7 @@ class JobState:
         self.memories = self.plan.first_memories()
         self.counters = Counters()
         self.opened = False
+        self.halted = False
         self.restored_step = 0
         self.broken: list[Member] = []
         self.last_round: RoundRecord | None = None
@@ -86,7 +87,7 @@ class JobState:
     @property
     def held(self) -> bool:
         """Whether no round may open or close."""
-        return self.clock.paused or (self.range_test is not None and self.range_test.halfway)
+        return self.halted or self.clock.paused or (self.range_test is not None and self.range_test.halfway)
 
     @property
     def finished(self) -> bool:

@@ -1,62 +1,98 @@
-"""Limits and times of one server. Everything has a bound; units are in the names."""
+"""Limits and times of one server. Everything has a bound; units are in the names.
+
+Each field is an option of `optimd serve`: its help is the field's, its name that of the field with dashes unless
+`option` says another, its range `low` to `high`.
+"""
 
 from __future__ import annotations
 
-import os
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-MIB = 1 << 20
+from optimd_server.runtime.machine import cores, memory_bytes
+
+KIB, MIB = 1 << 10, 1 << 20
+
+
+def setting(
+    default: Any,
+    what: str,
+    low: float = 0,
+    high: float = math.inf,
+    *,
+    option: str = "",
+    unit: int = 1,
+    shown: str = "",
+) -> Any:
+    """A field. default: a value, or a function that makes it; unit: what one of the option counts of the field's.
+
+    shown: the default in words, where it is made.
+    """
+    metadata = {"what": what, "low": low, "high": high, "option": option, "unit": unit, "shown": shown}
+    if isinstance(default, Callable):  # type: ignore[arg-type]
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class ServerConfig:
     """Defaults are what `optimd serve` uses."""
 
-    threads: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    shards: int = 1
-    # Where jobs are saved and restored from; without it nothing is.
-    data_dir: Path | None = None
-    # Every event of every job is written here, for looking into a problem; without it none is.
-    event_log_dir: Path | None = None
-    # Of one job: there it says so and ends.
-    event_log_bytes_max: int = 1024 * MIB
-    # Whether workers on this machine may have their gradients and parameters in shared memory.
-    shared_memory: bool = True
-    lease_s: float = 10.0
-    tick_interval_s: float = 0.25
-    wait_s_max: float = 20.0
-    drain_s_max: float = 30.0
-    # A puller that takes nothing for so long is cut off, and so is who still reads the oldest of more than so many
-    # versions, each as large as the parameters.
-    pull_timeout_s: float = 30.0
-    encoded_versions_max: int = 3
-    # Who sends a push or an upload and no message of it for so long is cut off: what has come holds memory.
-    push_timeout_s: float = 20.0
-    # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
-    chunk_bytes_max: int = 2 * MIB
-    step_bytes_max: int = 2 * MIB
-    # Models up to here are not shared with workers: they travel in the call itself.
-    inline_bytes_max: int = 64 * 1024
-    # Vectors up to here are read and updated on the event loop: other threads cost more than they save.
-    one_thread_bytes_max: int = 4 * MIB
-    # A specification, and half of it for the schedules: the answer to GetJob holds both and fits gRPC's default limit.
-    spec_bytes_max: int = 2 * MIB
-    # Patterns over tensor names in a specification: each is tried on each name.
-    groups_max: int = 1000
-    # A job that was created and never got its parameters is removed when nobody has asked for it so long.
-    upload_idle_s: float = 60.0
-    # Parameters, slots and kept versions of all jobs together.
-    state_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    # More can never fit, whatever else runs here.
-    parameters_bytes_max: int = field(default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    # Gradients that are staged, of all jobs together; more is refused with a delay to try again after.
-    staging_bytes_max: int = field(
-        default_factory=lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    threads: int = setting(cores, "kernel threads", 1, 1024, shown="the cores that this process may use")
+    shards: int = setting(1, "parts that every job is cut into", 1, 64)
+    data_dir: Path | None = setting(None, "save jobs here at the end and when asked, restore them at the start")
+    event_log_dir: Path | None = setting(
+        None, "write every event of every job here, for `optimd replay`", option="event-log"
     )
-    # Calls in hand, parked ones included. Above it new ones are refused, but never a sign of life.
-    calls_max: int = 8192
+    event_log_bytes_max: int = setting(1024 * MIB, "bytes of one job's events; there the log says so and ends", 1)
+    shared_memory: bool = setting(True, "everything over gRPC, also for workers on this machine")
+    lease_s: float = setting(10.0, "life of a worker of which nothing is heard", 0.1, 86_400)
+    tick_interval_s: float = setting(0.25, "how often leases and timeouts are looked at", 0.01, 60)
+    wait_s_max: float = setting(20.0, "how long a call waits for a round before it is answered WAITING", 0, 3600)
+    # Everything is saved by then.
+    drain_s_max: float = setting(2.0, "how long open calls have at the end, after everything is saved", 0, 3600)
+    pull_timeout_s: float = setting(30.0, "how long a puller may take nothing before it is cut off", 0.1, 3600)
+    encoded_versions_max: int = setting(
+        3, "versions of the parameters that are being sent; who reads an older one is cut off", 1, 100
+    )
+    push_timeout_s: float = setting(
+        20.0, "how long a push or an upload may send nothing before it is cut off", 0.1, 3600
+    )
+    # Half of gRPC's default message limit; the best chunk is 1 to 2 MiB.
+    chunk_bytes_max: int = setting(2 * MIB, "payload bytes in one message of a stream", 64 * KIB, 3 * MIB)
+    step_bytes_max: int = setting(2 * MIB, "largest model that Step takes in one message", 0, 3 * MIB)
+    inline_bytes_max: int = setting(64 * KIB, "models up to here are not shared: they travel in the call itself")
+    one_thread_bytes_max: int = setting(
+        4 * MIB, "models up to here are read and updated on one thread: more would cost more than they save"
+    )
+    # Half of it is for the schedules: the answer to GetJob holds both and fits gRPC's default limit.
+    spec_bytes_max: int = setting(2 * MIB, "a specification as a message", 1, 2 * MIB)
+    groups_max: int = setting(1000, "groups of a job: each of their patterns is tried on each tensor's name", 0)
+    upload_idle_s: float = setting(
+        60.0, "a job without parameters is removed when nobody has asked for it so long", 1, 86_400
+    )
+    state_bytes_max: int = setting(
+        memory_bytes,
+        "parameters, slots and kept versions of all jobs together",
+        4,
+        shown="the memory that this process may use",
+    )
+    parameters_bytes_max: int = setting(
+        memory_bytes, "largest model; more can never fit", 4, shown="the memory that this process may use"
+    )
+    staging_bytes_max: int = setting(
+        lambda: memory_bytes() // 2,
+        "memory for gradients of all jobs, in MiB; over it pushes are refused with a delay to try again after",
+        MIB,
+        option="staging-mib",
+        unit=MIB,
+        shown="half of the memory that this process may use",
+    )
+    calls_max: int = setting(8192, "calls in hand; over it new ones are refused, but no sign of life", 1)
     # A specification must fit a message of gRPC's default limit.
-    tensors_max: int = 20_000
-    workers_max: int = 4096
-    jobs_max: int = 64
+    tensors_max: int = setting(20_000, "tensors of a job", 1)
+    workers_max: int = setting(4096, "live workers of a job", 1)
+    jobs_max: int = setting(64, "jobs of this server", 1)

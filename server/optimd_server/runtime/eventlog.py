@@ -8,9 +8,7 @@ or would grow too large, the job goes on without.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -23,12 +21,10 @@ from optimdpb.v1 import optimd_pb2 as pb
 from optimd_server.core import JobMachine
 from optimd_server.core.events import Event
 from optimd_server.core.log import Plain, plain_event
+from optimd_server.core.plain import json_line, of_json_line
 from optimd_server.core.saved import restore
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.storage.directory import folder_name
-
-# The key of a float that JSON has no number for.
-_FLOAT = "float"
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +81,7 @@ class EventLog:
         if self._file.closed:
             return
         try:
-            line = json.dumps(_portable(plain()), allow_nan=False) + "\n"
+            line = json_line(plain()) + "\n"
             self._bytes_left -= len(line)
             if self._bytes_left < 0:
                 raise OverflowError("it has reached event_log_bytes_max")
@@ -94,19 +90,6 @@ class EventLog:
         except Exception as error:
             log.warning("event log %s ends here: %s", self.path, error)
             self.close()
-
-
-def _portable(value: Any) -> Any:
-    """JSON has no infinity and no NaN."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {_FLOAT: repr(value)}
-    if isinstance(value, dict):
-        return {key: _portable(each) for key, each in value.items()}
-    return [_portable(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _number(value: dict[str, Any]) -> Any:
-    return float(value[_FLOAT]) if value.keys() == {_FLOAT} else value
 
 
 def read_event_log(path: Path) -> tuple[JobMachine, list[tuple[float, Plain]]]:
@@ -129,7 +112,7 @@ def _lines(file: IO[str]) -> list[Plain]:
     found = []
     for text in file:
         if text.endswith("\n"):
-            found.append(json.loads(text, object_hook=_number))
+            found.append(of_json_line(text))
     if not found:
         raise ValueError("expected an event log, got an empty file")
     return found

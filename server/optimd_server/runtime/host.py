@@ -39,16 +39,15 @@ from optimd_server.core.effects import (
 )
 from optimd_server.core.events import (
     Event,
+    HaltRequested,
     JoinRequested,
     LeaveRequested,
     Push,
     PushOffered,
-    RangeTestStopRequested,
     SignOfLife,
     Ticked,
     Version,
 )
-from optimd_server.core.saved import restore, saved_state
 from optimd_server.optimizers.kernels import magnitude_max
 from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.commands import Commands
@@ -63,7 +62,6 @@ from optimd_server.runtime.sharing import JobSharing, WorkerMemory
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.runtime.waiting import Waiting
 from optimd_server.state import Claim, SharedGradient, StagedGradient
-from optimd_server.storage import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -107,30 +105,33 @@ class JobHost:
         # Why the job cannot go on, "" while it can; and whether its state in memory is one between two updates.
         self.failure = ""
         self.is_trusted = True
+        # Whether the server ends: nothing from outside changes the job any more; and whether no update can come.
+        self.frozen = False
+        self.still = False
         self._clock = clock
-        self._one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
-        self._run = threads.run_inline if self._one_thread else threads.run
+        self.one_thread = self.shards.size_bytes <= config.one_thread_bytes_max
+        self._run = threads.run_inline if self.one_thread else threads.run
         self._waiting = Waiting()
-        self._slabs_still = asyncio.Lock()
+        self.slabs_still = asyncio.Lock()
         self.scans = Scans(
-            self.shards, self._run, self._slabs_still, self.machine.rounds.foreseen, lambda: self.machine.state.step
+            self.shards, self._run, self.slabs_still, self.machine.rounds.foreseen, lambda: self.machine.state.step
         )
-        on_threads = not self._one_thread
+        on_threads = not self.one_thread
         self.parameters = Parameters(
             self.shards,
             self._run,
-            self._slabs_still,
+            self.slabs_still,
             lambda: self.machine.version,
             self.check_goes_on,
             ParameterMessages(self.shards, config.encoded_versions_max),
             on_threads=on_threads,
         )
         self._commands = Commands(
-            self.shards, self._run, self._slabs_still, self._take_own, self._fail_over, on_threads=on_threads
+            self.shards, self._run, self.slabs_still, self._take_own, self._fail_over, on_threads=on_threads
         )
         # Behind all that can fail: what has entered the budget stays in it.
         self._staging = JobStaging(budget, spec, self.shards, self.sharing, self._live)
-        self._log = open_event_log(config, name, spec, arguments)
+        self.event_log = open_event_log(config, name, spec, arguments)
         self._journal = Journal(name, self.machine.state, clock)
 
     @functools.cached_property
@@ -166,6 +167,8 @@ class JobHost:
 
         Raises Refused, having changed nothing; or INTERNAL if the job fails over it.
         """
+        if self.frozen:
+            raise Refused("SHUTTING_DOWN", "the server ends: try again, here or where it comes back")
         if self.failure:
             return self._answer_failed(event)
         try:
@@ -182,8 +185,8 @@ class JobHost:
 
     def _take(self, event: Event) -> list[Effect]:
         now_s = self._clock()
-        if self._log is not None:
-            self._log.event(event, now_s)
+        if self.event_log is not None:
+            self.event_log.event(event, now_s)
         effects = self.machine.handle(event, now_s)
         for effect in effects:
             self._perform(effect)
@@ -311,7 +314,7 @@ class JobHost:
 
     async def scan(self, push: Push, gradient: SharedGradient) -> float:
         """Its largest |element|, infinity if one is not finite. Raises Refused(PUSH_SUPERSEDED)."""
-        found = magnitude_max(gradient.values) if self._one_thread else await self.scans.scan(push, gradient)
+        found = magnitude_max(gradient.values) if self.one_thread else await self.scans.scan(push, gradient)
         gradient.check_open()
         return found
 
@@ -354,32 +357,22 @@ class JobHost:
         """Let every waiting call answer now what is known."""
         self._waiting.end()
 
-    def restore(self, snapshot: Snapshot, fresh_lineage: str | None) -> None:
-        """Continue a saved job; see core.saved.restore. Raises KeyError, TypeError, ValueError for a foreign state."""
-        now_s = self._clock()
-        if self._log is not None:
-            self._log.restored(snapshot.state, now_s, fresh_lineage)
-        restore(self.machine, snapshot.state, now_s, fresh_lineage)
-        self.shards.load(snapshot.shards, self.machine.state.step)
-        self.ready.set()
-
-    async def image(self) -> Snapshot:
-        """The whole state between two updates, copied. Raises Refused(JOB_FAILED) if it is not to be trusted."""
-        async with self._slabs_still:
-            self.check_trusted()
-            state = saved_state(self.machine)
-            images = self.shards.images() if self._one_thread else await asyncio.to_thread(self.shards.images)
-        return Snapshot(self.name, self.spec, state, images)
+    def freeze(self) -> None:
+        """Refuse whatever comes from outside; let waiting calls answer; finish the update on its way, and no other."""
+        if self.frozen:
+            return
+        self.frozen = True
+        self.stop_waiting()
+        self._take_own(HaltRequested())
 
     async def drain(self) -> None:
-        """Wait for the update that is on its way; end a range test."""
-        if self.state_name == "RANGE_TEST":
-            self._take_own(RangeTestStopRequested())
+        """Wait for the update that is on its way."""
         await self._commands.finished()
+        self.still = self.frozen
 
     def close(self) -> None:
         """Write down no more events."""
-        log_file, self._log = self._log, None
+        log_file, self.event_log = self.event_log, None
         if log_file is not None:
             log_file.close()
 

@@ -32,8 +32,9 @@ STARTS_BITS, EPOCHS_PER_START_BITS = 20, 32
 class Runtime:
     """Owns jobs, kernel threads, clock and store. Use it on the event loop's thread alone.
 
-    store: None for the data directory of the configuration. Restores what the store holds. Raises OSError if it cannot
-    be used, SnapshotRefused if not trusted.
+    store: None for the data directory of the configuration, which is locked at once. Raises OSError if it cannot be
+    used. start() restores what it holds; until then there are no jobs, and no time passes. unrestored: jobs that could
+    not be restored, by name: why.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Runtime:
         self.incarnation = secrets.token_hex(16)
         self.jobs: dict[str, JobHost] = {}
         self._state_bytes: dict[str, int] = {}
+        self.unrestored: dict[str, str] = {}
+        self.started = False
         self.draining = False
         self._clock = clock
         # Seconds since 1970, for the history alone.
@@ -59,29 +62,31 @@ class Runtime:
         # Epochs of this process: above those of any process before it, as far as anything is remembered of them.
         start = secrets.randbits(STARTS_BITS) if store is None else store.start
         self._epochs_from = start << EPOCHS_PER_START_BITS
+        self._ticking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Restore every job, then let time pass. Raises OSError."""
         if self._saver is not None:
-            try:
-                self._saver.restore(self.find_or_create)
-            except BaseException:
-                self._saver.close()
-                self._threads.close()
-                raise
+            await self._saver.restore(self.find_or_create, self._not_restored)
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
+        self.started = True
 
     def job(self, name: str) -> JobHost:
-        """Raises Refused(UNKNOWN_JOB)."""
+        """Raises Refused(UNKNOWN_JOB), Refused(JOB_FAILED) for one that could not be restored."""
         host = self.jobs.get(name)
         if host is None:
+            self._check_restored(name)
             raise Refused("UNKNOWN_JOB", f"expected a job of this server, got {name!r}", job=name)
         return host
 
     def find_or_create(self, name: str, spec: JobSpec) -> JobHost:
         """The job of that name, made if there is none.
 
-        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL).
+        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL, JOB_FAILED).
         """
         host = self.jobs.get(name)
         if host is None:
+            self._check_restored(name)
             self._check_limits(spec)
             try:
                 host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._epochs_from)
@@ -122,13 +127,26 @@ class Runtime:
         """How long a call may wait for a round now."""
         return 0.0 if self.draining else self.config.wait_s_max
 
-    async def drain(self) -> None:
-        """Let waiting calls answer, then finish what is on its way."""
+    def freeze(self) -> None:
+        """Let waiting calls answer, refuse all others, finish the updates on their way, and no others.
+
+        No lease ends any more and no round times out: what happened behind the last snapshot would be forgotten.
+        """
         self.draining = True
+        if self._ticking is not None:
+            self._ticking.cancel()
         for host in self.jobs.values():
-            host.stop_waiting()
-        for host in list(self.jobs.values()):
-            await host.drain()
+            host.freeze()
+
+    def hurry(self) -> None:
+        """At the end try nothing again."""
+        if self._saver is not None:
+            self._saver.hurried = True
+
+    @property
+    def unsaved(self) -> list[str]:
+        """Jobs that save_all() has not saved, or not yet."""
+        return [] if self._saver is None else sorted(self._saver.unsaved)
 
     async def save(self, host: JobHost) -> Path:
         """Save a job now; where its snapshot is. Raises Refused(NO_DATA_DIRECTORY, JOB_NOT_READY, STORAGE_FAILED)."""
@@ -137,22 +155,20 @@ class Runtime:
         return await self._saver.save(host)
 
     async def save_all(self) -> None:
-        """Save every job that is ready, as the last thing that is done with them. Raises Refused(STORAGE_FAILED).
+        """Save every job that is ready, after freeze(). Raises Refused(STORAGE_FAILED).
 
-        No lease ends any more and no round times out: what happened behind the snapshot would be forgotten.
+        A server that has not started changes nothing.
         """
-        self._ticking.cancel()
-        for host in self.jobs.values():
-            await host.drain()
-        if self._saver is not None:
-            await self._saver.save_all(self.jobs.values())
+        if self._saver is not None and self.started:
+            await self._saver.save_all(list(self.jobs.values()))
 
     async def close(self) -> None:
         """End ticking and threads, let go of the data directory."""
         if self._saver is not None:
             self._saver.close()
-        self._ticking.cancel()
-        await asyncio.gather(self._ticking, return_exceptions=True)
+        if self._ticking is not None:
+            self._ticking.cancel()
+            await asyncio.gather(self._ticking, return_exceptions=True)
         for host in self.jobs.values():
             host.close()
         self._threads.close()
@@ -170,8 +186,25 @@ class Runtime:
 
     def _remove(self, host: JobHost) -> None:
         log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
-        del self.jobs[host.name], self._state_bytes[host.name]
-        host.remove()
+        self._forget(host.name)
+
+    def _forget(self, name: str) -> None:
+        host = self.jobs.pop(name, None)
+        if host is not None:
+            del self._state_bytes[name]
+            host.remove()
+
+    def _not_restored(self, name: str, problem: str) -> None:
+        self.unrestored[name] = f"job {name!r} could not be restored; what is saved of it is untouched: {problem}"
+        self._forget(name)
+
+    def _check_restored(self, name: str) -> None:
+        """What is saved of a job that could not be restored is not to be replaced by another of its name."""
+        failure = self.unrestored.get(name, "")
+        if not failure and self._saver is not None and self._saver.refusal(name):
+            failure = f"job {name!r} has a snapshot that cannot be read: {self._saver.refusal(name)}"
+        if failure:
+            raise Refused("JOB_FAILED", failure, job=name, failure=failure)
 
     def _check_limits(self, spec: JobSpec) -> None:
         kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0

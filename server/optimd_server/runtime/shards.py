@@ -201,13 +201,17 @@ class ShardGroup:
         """A copy of all slots, (slot, n)."""
         return np.concatenate([shard.slots for shard in self.shards], axis=1)
 
-    def images(self) -> list[ShardImage]:
-        """Copies of everything, shard by shard."""
+    def images(self, copy: bool) -> list[ShardImage]:
+        """Everything, shard by shard; without a copy it is good as long as nothing is updated."""
         return [
             ShardImage(
                 shard.element_start,
                 shard.element_stop,
-                dict(zip(self._vector_names, (vector.copy() for vector in shard.vectors), strict=True)),
+                dict(
+                    zip(
+                        self._vector_names, (vector.copy() if copy else vector for vector in shard.vectors), strict=True
+                    )
+                ),
             )
             for shard in self.shards
         ]

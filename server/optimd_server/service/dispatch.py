@@ -55,6 +55,8 @@ class Gate:
     """Counts the calls in hand; above calls_max new ones are refused, not queued."""
 
     def __init__(self, config: ServerConfig) -> None:
+        # False while the server starts.
+        self.open = False
         self.calls_max = config.calls_max
         # How long a message of an answer may wait to be taken, and how long one of a stream may take to come.
         self.stream_out_s = config.pull_timeout_s
@@ -82,7 +84,9 @@ class Gate:
 
     @contextlib.contextmanager
     def call(self, name: str) -> Iterator[None]:
-        """For as long as one call takes. Raises Refused(BACKLOG_FULL)."""
+        """For as long as one call takes. Raises Refused(STARTING_UP, BACKLOG_FULL)."""
+        if not self.open:
+            raise Refused("STARTING_UP", "the server compiles or restores: try again")
         if self.calls >= self.calls_max and name not in NEVER_SHED:
             message = f"expected at most calls_max = {self.calls_max} calls in hand, got one more: try again"
             raise Refused("BACKLOG_FULL", message, calls_max=self.calls_max)

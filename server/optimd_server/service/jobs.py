@@ -124,6 +124,10 @@ class JobService:
         return pb.UploadParametersResponse(header=header(self._runtime, host))
 
     async def get_job(self, request: pb.GetJobRequest) -> pb.GetJobResponse:
+        failure = self._runtime.unrestored.get(request.job)
+        if failure is not None:
+            now = pb.Header(incarnation=self._runtime.incarnation)
+            return pb.GetJobResponse(header=now, state=pb.JOB_STATE_FAILED, failure=failure)
         return job_report(self._runtime, self._runtime.job(request.job))
 
     async def create_snapshot(self, request: pb.CreateSnapshotRequest) -> pb.CreateSnapshotResponse:
@@ -137,10 +141,13 @@ class JobService:
             message = f"page_size: expected 1 to {PAGE_SIZE_MAX}, got {request.page_size}"
             raise Refused("MALFORMED_REQUEST", message, field="page_size")
         after = _name_of_token(request.page_token)
-        names = [name for name in sorted(self._runtime.jobs) if name > after]
+        names = [name for name in sorted({*self._runtime.jobs, *self._runtime.unrestored}) if name > after]
         response = pb.ListJobsResponse()
         for name in names[:size]:
-            host = self._runtime.jobs[name]
+            host = self._runtime.jobs.get(name)
+            if host is None:
+                response.jobs.add(job=name, state=pb.JOB_STATE_FAILED)
+                continue
             response.jobs.add(
                 job=name,
                 header=header(self._runtime, host),

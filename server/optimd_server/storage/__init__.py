@@ -1,7 +1,16 @@
 """Snapshots on disk: written aside, renamed when whole, verified before they are believed."""
 
-from optimd_server.storage.base import Store
+from optimd_server.storage.base import Store, Stored
 from optimd_server.storage.directory import DataDirectory
 from optimd_server.storage.snapshot import ShardImage, Snapshot, read_snapshot, vector_names, write_snapshot
 
-__all__ = ["DataDirectory", "ShardImage", "Snapshot", "Store", "read_snapshot", "vector_names", "write_snapshot"]
+__all__ = [
+    "DataDirectory",
+    "ShardImage",
+    "Snapshot",
+    "Store",
+    "Stored",
+    "read_snapshot",
+    "vector_names",
+    "write_snapshot",
+]

@@ -4,14 +4,18 @@ In a shard's file a tensor that lies in it whole has its name and shape, `param/
 `adam.exp_avg/layer.weight`; of a tensor cut by a shard's border there is the run of its elements that the shard holds,
 `param[4096:8192]/layer.weight`, in one dimension.
 
-manifest.json: format, job, spec (the contract's message as JSON), layout_digest, state (see core.saved), files (name,
-bytes, crc32c, start and stop of its elements), and the crc32c of all that as JSON with sorted keys and no spaces.
+manifest.json: format, job, spec (the contract's message as JSON), layout_digest, state (see core.saved; infinity and
+NaN as core.plain spells them), files (name, bytes, crc32c, start and stop of its elements), and the crc32c of all that
+as JSON with sorted keys and no spaces. Format 3 is the same, with infinity and NaN as words that JSON has not.
+
+Folders can be entered and files read by the server's own user alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +32,19 @@ from optimdpb.errors import Refused, SnapshotRefused
 from optimdpb.specs import JobSpec, Layout
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.core.plain import from_json, to_json
 from optimd_server.optimizers import plan_of
 
 Float32s = NDArray[np.float32]
 
-FORMAT = 3
+FORMAT = 4
+FORMATS_READ = (3, 4)
+FILE_MODE = 0o600
 MANIFEST = "manifest.json"
 _READ_BYTES = 8 << 20
+_FILE_NAME = re.compile(r"shard-\d{1,4}-of-\d{1,4}\.safetensors")
+# What comes of values that are not those that were written; of JSON nested too deep, too.
+FOREIGN = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -71,24 +81,27 @@ def write_snapshot(folder: Path, snapshot: Snapshot) -> None:
         try:
             safetensors.numpy.save_file(tensors, path, {"format": "np", "job": snapshot.job})
         except safetensors.SafetensorError as error:  # how the library reports a full disk
-            raise OSError(f"{path.name}: {error}") from error
+            raise _os_error(path, error) from error
+        path.chmod(FILE_MODE)
         size_bytes, checksum = _checksum(path)
         files.append(
             {"name": path.name, "bytes": size_bytes, "crc32c": checksum, "start": image.start, "stop": image.stop}
         )
-        _sync(path)
+        sync(path)
     body = {
         "format": FORMAT,
         "job": snapshot.job,
         "spec": json_format.MessageToDict(job_spec_to_proto(snapshot.spec), preserving_proto_field_name=True),
         "layout_digest": snapshot.spec.layout.digest.hex(),
-        "state": snapshot.state,
+        "state": to_json(snapshot.state),
         "files": files,
     }
     manifest = folder / MANIFEST
-    manifest.write_text(json.dumps({**body, "crc32c": crc32c(_canonical(body))}, indent=1) + "\n")
-    _sync(manifest)
-    _sync(folder)
+    text = json.dumps({**body, "crc32c": crc32c(_canonical(body))}, indent=1, allow_nan=False) + "\n"
+    with os.fdopen(os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "w") as file:
+        file.write(text)
+    sync(manifest)
+    sync(folder)
 
 
 def read_snapshot(folder: Path) -> Snapshot:
@@ -97,18 +110,59 @@ def read_snapshot(folder: Path) -> Snapshot:
     try:
         message = json_format.ParseDict(body["spec"], pb.JobSpec())
         spec = job_spec_from_proto(message)
-        digest, entries = body["layout_digest"], body["files"]
-        job, state = str(body["job"]), dict(body["state"])
-    except (KeyError, TypeError, ValueError, json_format.ParseError, Refused) as error:
+        digest, entries = body["layout_digest"], [_entry(entry, spec) for entry in body["files"]]
+        job, state = _text(body["job"]), dict(from_json(body["state"]))
+    except (*FOREIGN, json_format.ParseError, Refused) as error:
         raise SnapshotRefused(folder / MANIFEST, f"its content is not understood: {error!r}") from error
     if digest != spec.layout.digest.hex():
         message_text = f"expected layout digest {spec.layout.digest.hex()}, got {digest}"
         raise SnapshotRefused(folder / MANIFEST, message_text)
-    images = [_read_shard(folder, entry, spec) for entry in entries]
-    borders = [0, *(image.stop for image in images)]
-    if [image.start for image in images] != borders[:-1] or borders[-1] != spec.layout.elements:
+    borders = [0, *(entry.stop for entry in entries)]
+    if [entry.start for entry in entries] != borders[:-1] or borders[-1] != spec.layout.elements:
         raise SnapshotRefused(folder / MANIFEST, f"expected shards of {spec.layout.elements} elements, got {borders}")
-    return Snapshot(job, spec, state, images)
+    return Snapshot(job, spec, state, [_read_shard(folder, entry, spec) for entry in entries])
+
+
+def name_in(folder: Path) -> str:
+    """The job's name as the manifest has it, damaged or not; "" where none can be read."""
+    try:
+        return _text(json.loads((folder / MANIFEST).read_bytes())["job"])
+    except (OSError, *FOREIGN):
+        return ""
+
+
+@dataclass(frozen=True)
+class _File:
+    """One entry of a manifest's files."""
+
+    name: str
+    size_bytes: int
+    checksum: int
+    start: int
+    stop: int
+
+
+def _entry(entry: Any, spec: JobSpec) -> _File:
+    """Raises KeyError, TypeError, ValueError for what no write_snapshot() wrote."""
+    name = _text(entry["name"])
+    if not _FILE_NAME.fullmatch(name):
+        raise ValueError(f"expected a file name like shard-1-of-1.safetensors, got {name[:100]!r}")
+    start = _integer(entry["start"], 0, spec.layout.elements)
+    stop = _integer(entry["stop"], start, spec.layout.elements)
+    size_bytes = _integer(entry["bytes"], (stop - start) * 4 * len(vector_names(spec)), 1 << 62)
+    return _File(name, size_bytes, _integer(entry["crc32c"], 0, (1 << 32) - 1), start, stop)
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ValueError(f"expected an integer from {low} to {high}, got {str(value)[:100]}")
+    return value
+
+
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -116,43 +170,50 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         body = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise SnapshotRefused(path, "it is missing: the snapshot was not finished or was copied in part") from error
-    except (OSError, ValueError) as error:
+    except (OSError, *FOREIGN) as error:
         raise SnapshotRefused(path, f"it cannot be read: {error}") from error
     if not isinstance(body, dict):
         raise SnapshotRefused(path, "expected a JSON object")
     checksum = body.pop("crc32c", None)
     found = body.get("format")
-    if found != FORMAT:
-        raise SnapshotRefused(path, f"expected format {FORMAT}, got {found!r}: another version of optimd wrote it")
-    if checksum != crc32c(_canonical(body)):
-        raise SnapshotRefused(path, f"expected crc32c {crc32c(_canonical(body))}, got {checksum}: it was changed")
+    if type(found) is not int or found not in FORMATS_READ:
+        known = " or ".join(map(str, FORMATS_READ))
+        raise SnapshotRefused(path, f"expected format {known}, got {found!r}: another version of optimd wrote it")
+    try:
+        expected = crc32c(_canonical(body, allow_nan=found < FORMAT))
+    except FOREIGN as error:
+        raise SnapshotRefused(path, f"it is no JSON: {error}") from error
+    if checksum != expected:
+        raise SnapshotRefused(path, f"expected crc32c {expected}, got {checksum}: it was changed")
     return body
 
 
-def _read_shard(folder: Path, entry: dict[str, Any], spec: JobSpec) -> ShardImage:
-    path = folder / str(entry["name"])
+def _read_shard(folder: Path, entry: _File, spec: JobSpec) -> ShardImage:
+    path = folder / entry.name
     try:
         size_bytes, checksum = _checksum(path)
     except OSError as error:
         raise SnapshotRefused(path, f"it cannot be read: {error.strerror}") from error
-    if size_bytes != entry["bytes"]:
-        raise SnapshotRefused(path, f"expected {entry['bytes']} bytes, got {size_bytes}")
-    if checksum != entry["crc32c"]:
-        raise SnapshotRefused(path, f"expected crc32c {entry['crc32c']}, got {checksum}: it was changed")
+    if size_bytes != entry.size_bytes:
+        raise SnapshotRefused(path, f"expected {entry.size_bytes} bytes, got {size_bytes}")
+    if checksum != entry.checksum:
+        raise SnapshotRefused(path, f"expected crc32c {entry.checksum}, got {checksum}: it was changed")
+    elements = entry.stop - entry.start
+    image = ShardImage(entry.start, entry.stop, {name: np.empty(elements, np.float32) for name in vector_names(spec)})
     try:
-        tensors = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        with safetensors.safe_open(path, "np") as tensors:  # one at a time: the file is as large as the shard
+            unknown = set(tensors.keys())
+            for name, view in _named_views(spec.layout, image):
+                found = tensors.get_tensor(name) if name in unknown else None
+                if found is None or found.dtype != np.float32 or found.shape != view.shape:
+                    got = "none" if found is None else f"{found.dtype} {list(found.shape)}"
+                    raise SnapshotRefused(path, f"tensor {name!r}: expected float32 {list(view.shape)}, got {got}")
+                view[...] = found
+                unknown.discard(name)
+    except (safetensors.SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise SnapshotRefused(path, f"it is no safetensors file: {error}") from error
-    start, stop = int(entry["start"]), int(entry["stop"])
-    image = ShardImage(start, stop, {name: np.empty(stop - start, np.float32) for name in vector_names(spec)})
-    for name, view in _named_views(spec.layout, image):
-        found = tensors.pop(name, None)
-        if found is None or found.dtype != np.float32 or found.shape != view.shape:
-            got = "none" if found is None else f"{found.dtype} {list(found.shape)}"
-            raise SnapshotRefused(path, f"tensor {name!r}: expected float32 {list(view.shape)}, got {got}")
-        view[...] = found
-    if tensors:
-        raise SnapshotRefused(path, f"tensor {sorted(tensors)[0]!r} is not of this job")
+    if unknown:
+        raise SnapshotRefused(path, f"tensor {sorted(unknown)[0]!r} is not of this job")
     return image
 
 
@@ -174,8 +235,8 @@ def _named_views(layout: Layout, image: ShardImage) -> Iterator[tuple[str, Float
                 yield f"{name}[{start - first}:{stop - first}]/{tensor.name}", view
 
 
-def _canonical(body: dict[str, Any]) -> bytes:
-    return json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+def _canonical(body: dict[str, Any], *, allow_nan: bool = False) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan).encode()
 
 
 def _checksum(path: Path) -> tuple[int, int]:
@@ -188,9 +249,18 @@ def _checksum(path: Path) -> tuple[int, int]:
     return size_bytes, checksum
 
 
-def _sync(path: Path) -> None:
+def _os_error(path: Path, error: Exception) -> OSError:
+    """As the system would have said it: with its number, where the text has one."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1])), str(path)) if found else OSError(f"{path.name}: {error}")
+
+
+def sync(path: Path) -> None:
+    """Make what was written to a file, or the entries of a folder, durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)

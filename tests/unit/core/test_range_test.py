@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from optimd_server.core.effects import Apply, Keep, PutBackKept, RangeTestTaken, Reason, Status
-from optimd_server.core.events import Applied, Kept, PutBack, RangeTestRequested, RangeTestStopRequested
+from optimd_server.core.events import Applied, HaltRequested, Kept, PutBack, RangeTestRequested, UpdateRequested
 from optimd_server.core.range_test import Phase, RangeTest
 from optimd_server.core.saved import saved_state
 from optimdpb.errors import Refused
@@ -19,6 +19,7 @@ from tests.unit.core.test_saved import restored
 
 MODELS = [Sync(1), Async(), Ssp(2)]
 FRESH = "lineage-2"
+STOP = UpdateRequested("stop", "operator", 1e9, None, None, (), False)
 
 
 def request(**fields: Any) -> RangeTestRequested:
@@ -132,7 +133,7 @@ def test_a_worker_that_is_there_twice_is_answered_twice() -> None:
     older = job.epochs["w0"]
     job.join("w0")
     job.push("w0", loss=1.0)
-    job.send(RangeTestStopRequested())
+    job.send(STOP)
     for epoch in (older, job.epochs["w0"]):
         outcome = job.outcome("w0", 1, epoch)
         assert outcome is not None
@@ -201,7 +202,7 @@ def test_it_is_stopped_at_any_moment(when: str) -> None:
         job.send(Applied(1))
     assert test_of(job).phase.value == when
     job.auto_apply = True
-    job.send(RangeTestStopRequested())
+    job.send(STOP)
     if when == "wanted":
         job.send(Applied(0))
     elif when == "keeping":
@@ -210,7 +211,7 @@ def test_it_is_stopped_at_any_moment(when: str) -> None:
         job.send(PutBack(1))
     assert test_of(job).phase is Phase.DONE
     assert test_of(job).end == ("diverged" if when == "putting back" else "stopped")
-    assert job.machine.state.history[-1].change == f"range test over: {test_of(job).end}"
+    assert f"range test over: {test_of(job).end}" in [entry.change for entry in job.machine.state.history]
     assert (job.machine.version.step, job.machine.version.lineage == FRESH) == (1, when != "wanted")
     train(job, 2)
     assert len(job.rounds()) == (4 if when == "putting back" else 3)
@@ -371,3 +372,22 @@ def test_its_result_outlives_a_restart() -> None:
     assert found.suggestion.lr_base is not None
     again = test_of(restored(job))
     assert (again.suggestion, again.points, again.request) == (found.suggestion, found.points, found.request)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_a_server_that_ends_puts_back_and_makes_no_update_more(model: Any) -> None:
+    job = training(SGD(1.0), 2, consistency=model)
+    before = saved_state(job.machine)
+    sweep(job, [1.0, 1.0])
+    job.auto_apply = False
+    job.push("w0", loss=1.0)
+    job.send(HaltRequested())
+    assert [effect for effect in job.effects if isinstance(effect, PutBackKept)] == []
+    job.send(Applied(4))
+    job.send(PutBack(2))
+    assert test_of(job).phase is Phase.DONE
+    after = saved_state(job.machine)
+    assert (after["step"], after["rule_count"], after["lineage"]) == (before["step"], before["rule_count"], FRESH)
+    job.push("w0")
+    assert job.machine.rounds.closing is None
+    assert job.outcome("w0") is None

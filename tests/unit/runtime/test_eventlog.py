@@ -105,7 +105,7 @@ def test_a_job_trains_on_when_its_log_cannot_be_written(
     with ThreadServer(config) as server, optimd.connect(server.address, job=job, worker="w0") as worker:
         worker.ensure_job(ONES, optimd.SGD(1.0), optimd.Async())
         worker.pull()
-        event_log = server.host(job)._log
+        event_log = server.host(job).event_log
         assert event_log is not None
         with Path("/dev/full").open("w") as full:
             server.on_loop(lambda: os.dup2(full.fileno(), event_log._file.fileno()))

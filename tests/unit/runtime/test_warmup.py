@@ -22,6 +22,7 @@ from optimd_server.core.events import (
 from optimd_server.optimizers import RULES
 from optimd_server.optimizers.warmup import compile_kernels
 from optimd_server.runtime import JobHost, Runtime, ServerConfig
+from optimd_server.runtime.images import image_of
 from optimdpb.checksum import crc32c
 from optimdpb.encodings import payload_bytes
 from optimdpb.specs import Async, Clip, ClipGlobalNorm, ClipTensorNorm, ClipValue, JobSpec, Layout, Sync, Tensor
@@ -90,9 +91,9 @@ async def train(host: JobHost) -> None:
         await host.drain()
     for encoding in (pb.ENCODING_F32, pb.ENCODING_BF16):
         await host.parameters.encoded(encoding)
+    await image_of(host)
     host.handle(RangeTestRequested("r", "", 0.0, 1e-3, 1e-1, 10, "linear", "sweep"))
     await host.drain()
-    await host.image()
 
 
 async def run() -> None:
