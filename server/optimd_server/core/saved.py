@@ -39,10 +39,10 @@ def saved_state(machine: JobMachine) -> Plain:
 def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str | None) -> None:
     """Continue a saved job in a machine that has seen no event yet; leases start anew.
 
-    fresh_lineage: given if what came after the snapshot is lost. Then the history forks: no epoch and no outcome of
-    before is known any more, so that every worker joins again; the machine's epochs_from must be above all that were
-    given out. Raises KeyError, TypeError or ValueError for values that
-    no saved_state() made, leaving the machine unusable.
+    fresh_lineage: given if what came after the snapshot is lost. Then the history forks: no epoch of before is live any
+    more, so that every worker joins again, but outcomes that the snapshot holds are told as ever, because its history
+    holds their updates. The machine's epochs_from must be above all that were given out. Raises KeyError, TypeError or
+    ValueError for values that no saved_state() made, leaving the machine unusable.
     """
     state = machine.state
     state.creation.ready = True
@@ -58,10 +58,12 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.range_test = None if saved["range_test"] is None else RangeTest.restored(saved["range_test"])
     state.members.restore(saved["members"], now_s)
     machine.start_clock(now_s)
+    state.ledger.restore(saved["ledger"])
     if fresh_lineage is None:
-        state.ledger.restore(saved["ledger"])
         machine.rounds.restore(saved["rounds"])
     else:
+        for member in state.members:
+            state.ledger.retire(member.worker, member.epoch)
         state.members.forget_all()
     state.note("restored" if fresh_lineage is None else "restored with loss")
 
