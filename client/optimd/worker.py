@@ -8,7 +8,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from optimd.session import Session
 from optimd.surroundings import Machine, Surroundings
 from optimd.transport import GrpcTransport, Transport
 
+T = TypeVar("T")
 Arrays = Mapping[str, NDArray[Any]]
 Float32s = NDArray[np.float32]
 # Parameters and the most slots that a rule has.
@@ -71,7 +72,8 @@ class Worker:
     """A member of one job, or an observer. As a context manager it leaves the job and closes its connection at the end.
 
     One thread at a time: RuntimeError for a second one in ensure_job, pull, gradient_buffers, push or step. Whatever
-    exception comes out of a call, an interrupt included, the next call finds out first what became of it. After
+    exception comes out of a call, an interrupt included, the next call finds out first what became of it; where newer
+    parameters were on their way to the caller, the next gradient has no base until they are pulled (ValueError). After
     EpochSuperseded (another process has this worker's name) and WorkerSetAside (too many pushes running were rejected)
     every push raises it again. A worker that is dropped without leave() or close() sends no more heartbeats.
     """
@@ -158,13 +160,27 @@ class Worker:
         else read-only views, good until the next pull, push or step, or the end of the membership. Raises
         Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable.
         """
-        with self._claim:
-            return self._pull(view, copy=copy)
+
+        def pull() -> Parameters:
+            with self._claim:
+                return self._pull(view, copy=copy)
+
+        return self._given(pull)
 
     def _pull(self, view: str, *, copy: bool) -> Parameters:
         parameters, base = self._puller.pull(view, copy=copy)
         self._base = base
         return parameters
+
+    def _given(self, call: Callable[[], T]) -> T:
+        """What a call returns that moves the base of the next push. Where the caller does not get it, there is none."""
+        before = self._base
+        try:
+            return call()
+        except BaseException:
+            if self._base is not before:
+                self._base = None
+            raise
 
     def gradient_buffers(self) -> dict[str, Float32s]:
         """Arrays to compute the next gradient into: whoever passes this dict to step() or push() has nothing copied.
@@ -193,15 +209,21 @@ class Worker:
     ) -> StepResult:
         """push(), then pull(); in one call for small models and on the server's own machine."""
         self._check_worker()
-        with self._claim:
-            answer, flat = self._pusher.push(gradients, self._base, weight, loss, pull=True)
-            result = push_result(answer.outcome, answer.header, answer.finished)
-            given = None if flat is None else self._puller.given(flat, copy=copy)
-            if given is None or not isinstance(answer, pb.StepResponse):
-                return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
-            stepped = StepResult(**vars(result), parameters=given)
-            self._base = answer.parameters.version
-            return stepped
+
+        def step() -> StepResult:
+            with self._claim:
+                return self._step(gradients, weight, loss, copy=copy)
+
+        return self._given(step)
+
+    def _step(self, gradients: Arrays, weight: float, loss: float | None, *, copy: bool) -> StepResult:
+        answer, flat = self._pusher.push(gradients, self._base, weight, loss, pull=True)
+        result = push_result(answer.outcome, answer.header, answer.finished)
+        given = None if flat is None else self._puller.given(flat, copy=copy)
+        if given is None or not isinstance(answer, pb.StepResponse):
+            return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
+        self._base = answer.parameters.version
+        return StepResult(**vars(result), parameters=given)
 
     def status(self) -> JobStatus:
         """Where the job is, who works on it and what it waits for."""

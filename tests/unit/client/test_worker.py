@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import optimd
@@ -151,3 +153,60 @@ def test_a_connection_never_crosses_a_fork(server: FakeServer, worker: optimd.Wo
     command = [sys.executable, "-c", FORK, server.address, when]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert run.stdout.split("\n")[:2] == [child, "parent ready"], run.stderr
+
+
+def test_parameters_that_an_interrupt_kept_from_the_caller_are_no_base(
+    server: FakeServer, worker: optimd.Worker
+) -> None:
+    """At whatever line it comes behind the answer: the next gradient is of the parameters before, or has no base."""
+    client, transport = str(Path(optimd.__file__).parent), worker._session.transport
+    step = transport.step
+
+    def interrupted_step(lines: int) -> bool:
+        """Whether it was interrupted, so many lines behind the answer."""
+
+        def count(frame: FrameType, event: str, argument: object) -> object:
+            nonlocal lines
+            lines -= event == "line"
+            if lines < 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            return count
+
+        def enter(frame: FrameType, event: str, argument: object) -> object:
+            return count if frame.f_code.co_filename.startswith(client) else None
+
+        def answered(*arguments: object) -> object:
+            answer = step(*arguments)  # type: ignore[arg-type]
+            frame: FrameType | None = sys._getframe(1)
+            while frame is not None:
+                frame.f_trace = count if frame.f_code.co_filename.startswith(client) else None  # type: ignore[assignment]
+                frame = frame.f_back
+            sys.settrace(enter)  # type: ignore[arg-type]
+            return answer
+
+        transport.step = answered  # type: ignore[method-assign,assignment]
+        try:
+            worker.step(GRADIENT)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(None)
+            transport.step = step  # type: ignore[method-assign]
+        return False
+
+    lines = 0
+    worker.pull()
+    had = server.step
+    while interrupted_step(lines):
+        server.calls.clear()
+        try:
+            worker.step(GRADIENT)
+        except ValueError:
+            assert server.names() == []
+        else:
+            assert server.requests("Step")[0].header.base_version.step == had
+        worker.pull()
+        had = server.step
+        lines += 1
+    assert lines > 10
