@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -46,15 +47,38 @@ def require(holds: bool, promise: str) -> None:
         raise Violation(promise)
 
 
+@dataclass(frozen=True)
+class Gradient:
+    """One that a worker computed; `taken_at`: the parameters that it was computed at."""
+
+    number: int
+    payload: bytes
+    taken_at: bytes
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What went out under one seq."""
+
+    gradient: Gradient
+    payload: bytes
+    weight: float
+    lineage: str
+    base_step: int
+
+
 class Checkers:
     """The books of one job over all server processes of a run. `applied` counts updates, rolled back ones included."""
 
     def __init__(self, spec: JobSpec, start: Float32s, lease_s: float, tick_s: float) -> None:
         self.spec = spec
         self.reference = Reference(spec, start)
-        self.sent: dict[Key, tuple[bytes, float, str, int, int]] = {}
+        self.sent: dict[Key, Sent] = {}
         self.outcomes: dict[Key, Outcome] = {}
         self.history: list[RoundRecord] = []
+        # Gradients that were ever applied, and those of which a program was told that they are not.
+        self.applied_ever: set[int] = set()
+        self.not_applied: dict[int, str] = {}
         self.applied = 0
         self.live: dict[str, int] = {}
         self.clocks: dict[str, int] = {}
@@ -73,12 +97,20 @@ class Checkers:
         model = self.spec.consistency
         return 0 if isinstance(model, Sync) else model.staleness_max if isinstance(model, Async) else None
 
-    def note_sent(self, header: pb.PushHeader, flat: Float32s, gradient_id: int) -> None:
+    def note_sent(self, header: pb.PushHeader, flat: Float32s, gradient: Gradient) -> None:
         """A client sends a push; under one seq always the same."""
         key = (header.worker, header.epoch, header.seq)
         base = header.base_version
-        sent = (flat.tobytes(), header.weight, base.lineage, base.step, gradient_id)
+        sent = Sent(gradient, flat.tobytes(), header.weight, base.lineage, base.step)
+        require(sent.payload == gradient.payload, f"{key} was sent with bytes that are not those of its gradient")
         require(self.sent.setdefault(key, sent) == sent, f"{key} was sent with two payloads")
+
+    def told(self, gradient: Gradient, status: str) -> None:
+        """A program was told what became of its gradient: a status, or what was raised because it does not count."""
+        if status == "applied":
+            require(gradient.number in self.applied_ever, f"gradient {gradient.number} is called applied and never was")
+        else:
+            self.not_applied[gradient.number] = status
 
     def before(self, host: JobHost) -> Any:
         """The state now, if this event is one that is looked at."""
@@ -203,13 +235,17 @@ class Checkers:
         self.books.check(record.step, record.learning_rate)
         pushes = []
         for part in record.contributions:
-            payload, weight, lineage, base_step, _ = self.sent[part.worker, part.epoch, part.seq]
-            require(lineage == host.machine.state.lineage, f"{part} is of another lineage")
+            sent = self.sent[part.worker, part.epoch, part.seq]
+            base_step = sent.base_step
+            require(sent.lineage == host.machine.state.lineage, f"{part} is of another lineage")
             require(base_step == part.base_step <= record.step, f"{part} has base {base_step} at step {record.step}")
             most = self._staleness_max
             staleness = record.step - base_step
             require(most is None or staleness <= most, f"step {record.step} was made of {part}, {staleness} steps old")
-            pushes.append((part.worker, weight, base_step, np.frombuffer(payload, np.float32)))
+            taken_at = self.reference.parameters_at(base_step).tobytes()
+            require(sent.gradient.taken_at == taken_at, f"{part} was not computed at step {base_step}")
+            self.applied_ever.add(sent.gradient.number)
+            pushes.append((part.worker, sent.weight, base_step, np.frombuffer(sent.payload, np.float32)))
         told = {(worker, epoch, outcome.seq) for worker, epoch, outcome in record.outcomes}
         require(told == {(p.worker, p.epoch, p.seq) for p in record.contributions}, f"step {record.step}: outcomes")
         for worker, epoch, outcome in record.outcomes:
@@ -287,6 +323,8 @@ class Checkers:
         for record in self.history:
             for part in record.contributions:
                 key = (part.worker, part.epoch, part.seq)
-                gradient_id = self.sent[key][4]
-                require(gradient_id not in gradients, f"{key} and {gradients.get(gradient_id)} are one gradient")
-                gradients[gradient_id] = key
+                number = self.sent[key].gradient.number
+                require(number not in gradients, f"{key} and {gradients.get(number)} are one gradient")
+                said = self.not_applied.get(number)
+                require(said is None, f"{key} was applied, its program heard {said}")
+                gradients[number] = key

@@ -1,4 +1,4 @@
-"""Calls between fibers and the server: late, lost, doubled, cut, and the transport that makes them."""
+"""Calls between fibers and the server: late, lost, doubled, cut, broken, and the transport that makes them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import numpy as np
 from numpy.typing import NDArray
 from optimd.encoding import Payload
 from optimd.transport import CallLost, CallThrottled, NotShared, SharedMemory
+from optimd.transport.failures import failure_of
 from optimd_server.runtime import Runtime
 from optimd_server.service.changes import ChangeService
+from optimd_server.service.errors import status_of
 from optimd_server.service.jobs import JobService
 from optimd_server.service.payloads import PayloadService
 from optimd_server.service.workers import WorkerService
@@ -22,11 +25,20 @@ from optimdpb.errors import Refused
 from optimdpb.frames import Framed, framed, with_data
 from optimdpb.v1 import optimd_pb2 as pb
 
+from tests.simulation.interrupts import Interrupted
 from tests.simulation.loop import Fiber, SimulatedLoop
 
 Float32s = NDArray[np.float32]
 # What the server does for one call: gets its methods by name, returns the answer.
 Exchange = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
+
+
+# Statuses that no server of the contract makes: proxies, gRPC itself, a handler that failed.
+FOREIGN = (
+    (grpc.StatusCode.UNKNOWN, "Stream removed"),
+    (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+    (grpc.StatusCode.CANCELLED, "CANCELLED"),
+)
 
 
 @dataclass
@@ -43,12 +55,17 @@ class Weather:
 
 
 class Network:
-    """Between all clients and one server. `methods`: None while the server is down. `cut_off`: who cannot reach it."""
+    """Between all clients and one server. `methods`: None while the server is down. `cut_off`: who cannot reach it.
+
+    broken: chance that a proxy or a defect answers a call with a status of its own, before or after the server.
+    """
 
     def __init__(self, loop: SimulatedLoop, dice: random.Random) -> None:
         self._loop = loop
         self._dice = dice
         self.weather = Weather()
+        self.broken = 0.0
+        self._joins: dict[str, set[object]] = {}
         self.methods: dict[str, Any] | None = None
         self.cut_off: set[str] = set()
         self.handling: dict[Call, None] = {}
@@ -71,13 +88,16 @@ class Network:
     def send(self, call: Call) -> None:
         """A call goes out; in bad weather twice."""
         self.calls += 1
+        self._note_join(call)
         weather = self.weather
         if self.happens(weather.request_lost):
             self._lose(call)
         else:
             self._loop.call_later(self.way_s(), self._arrive, call)
         if self.happens(weather.doubled):
-            self._loop.call_later(self.way_s() + self._dice.random(), self._arrive, call.twin())
+            twin = call.twin()
+            self._note_join(twin)
+            self._loop.call_later(self.way_s() + self._dice.random(), self._arrive, twin)
 
     def crash(self) -> None:
         """The server is gone: every open call ends."""
@@ -85,6 +105,14 @@ class Network:
         handling, self.handling = self.handling, {}
         for call in handling:
             self._loop.call_later(self.way_s(), call.finish, CallLost("connection reset"))
+
+    def joins(self, worker: str) -> int:
+        """How many have joined under this name, by themselves or because the network doubled a call."""
+        return len(self._joins.get(worker, ()))
+
+    def _note_join(self, call: Call) -> None:
+        if call.method == "Join":
+            self._joins.setdefault(call.caller, set()).add(call.sender)
 
     def _lose(self, call: Call) -> None:
         """Noticed soon, or only when its time is over."""
@@ -97,11 +125,27 @@ class Network:
         if self.methods is None or call.caller in self.cut_off:
             self._loop.call_later(self.way_s(), call.finish, CallLost("unavailable"))
             return
+        if self.happens(self.broken / 2):
+            self._loop.call_later(self.way_s(), call.finish, self._broken())
+            return
+        self._begin(call)
+        if self.happens(self.weather.cut):
+            self._loop.call_later(self._dice.random() * 0.01, call.cancel)
+
+    def _begin(self, call: Call) -> None:
+        assert self.methods is not None
         self.handling[call] = None
         call.task = self._loop.create_task(call.exchange(self.methods))
         call.task.add_done_callback(lambda task: self._answer(call, task))
-        if self.happens(self.weather.cut):
-            self._loop.call_later(self._dice.random() * 0.01, call.task.cancel)
+
+    def give_up(self, call: Call) -> None:
+        """The caller waits no more: the server is told to stop, which may be before it has begun, or too late."""
+        call.done = True
+        if call.task is not None:
+            self._loop.call_later(self.way_s(), call.cancel)
+        elif self.methods is not None and call.caller not in self.cut_off and self.happens(0.5):
+            self._begin(call)
+            self._loop.call_soon(self._loop.call_soon, call.cancel)
 
     def _answer(self, call: Call, task: asyncio.Task[Any]) -> None:
         self.handling.pop(call, None)
@@ -112,30 +156,44 @@ class Network:
         if error is not None and not isinstance(error, Refused):
             self._loop.fail(error)
             return
-        answer: Any = error if error is not None else task.result()
-        if isinstance(error, Refused) and error.reason == "BACKLOG_FULL":
-            answer = CallThrottled(str(error), 0.5 + self._dice.random())
-        elif isinstance(error, Refused) and error.reason in ("SHUTTING_DOWN", "CHECKSUM_MISMATCH"):
-            answer = CallLost(str(error))
+        answer = task.result() if error is None else self._failure(error)
+        if self.happens(self.broken / 2):
+            answer = self._broken()
         if call.caller in self.cut_off or self.happens(self.weather.reply_lost):
             self._lose(call)
         else:
             self._loop.call_later(self.way_s(), call.finish, answer)
 
+    def _failure(self, error: Refused) -> Exception:
+        """What the client makes of a refusal."""
+        code, status = status_of(error)
+        failure = failure_of(code, status.message, status.SerializeToString())
+        if isinstance(failure, CallThrottled):
+            failure.retry_delay_s = 0.5 + self._dice.random()
+        return failure
+
+    def _broken(self) -> Exception:
+        """A status that says nothing about the call."""
+        if self.happens(0.25):
+            return self._failure(Refused("INTERNAL", "the server failed", incident="simulated"))
+        return failure_of(*self._dice.choice(FOREIGN), b"")
+
 
 class Call:
     """One call of one fiber; a twin, sent by the network itself, has no fiber and nobody hears its answer."""
 
-    def __init__(self, caller: str, exchange: Exchange, fiber: Fiber | None) -> None:
+    def __init__(self, caller: str, method: str, exchange: Exchange, fiber: Fiber | None, sender: object) -> None:
         self.caller = caller
+        self.method = method
         self.exchange = exchange
         self.fiber = fiber
+        self.sender = sender
         self.task: asyncio.Task[Any] | None = None
         self.done = False
 
     def twin(self) -> Call:
         """The same call again."""
-        return Call(self.caller, self.exchange, None)
+        return Call(self.caller, self.method, self.exchange, None, object())
 
     def finish(self, answer: object) -> None:
         """The caller learns the answer, the first one."""
@@ -144,10 +202,14 @@ class Call:
             if self.fiber is not None:
                 self.fiber.wake(self, answer)
 
-    def run_out(self) -> None:
-        """Its deadline: the server is told to stop."""
+    def cancel(self) -> None:
+        """The server stops, if it has begun."""
         if self.task is not None and not self.task.done():
             self.task.cancel()
+
+    def run_out(self) -> None:
+        """Its deadline: the server is told to stop."""
+        self.cancel()
         self.finish(CallLost("deadline exceeded"))
 
 
@@ -163,7 +225,10 @@ def _framed(message: Any, data: NDArray[np.uint8]) -> Framed:
 
 
 class SimulatedTransport:
-    """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push."""
+    """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push.
+
+    forgotten: the Worker that had it is gone: nothing may be sent any more.
+    """
 
     is_local = False
 
@@ -180,12 +245,13 @@ class SimulatedTransport:
         self._caller = caller
         self._chunk_bytes = chunk_bytes
         self._sent = sent
+        self.forgotten = False
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """See Transport."""
         copy = type(request)()
         copy.CopyFrom(request)
-        return self._exchange(lambda methods: methods[method](copy), timeout_s)
+        return self._exchange(method, lambda methods: methods[method](copy), timeout_s)
 
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> Any:
         """See Transport."""
@@ -211,7 +277,7 @@ class SimulatedTransport:
         self._sent(header, flat)
         data = flat.copy().view(np.uint8)
         request = _framed(pb.StepRequest(header=header, crc32c=crc32c(data)), data)
-        answer = self._exchange(lambda methods: methods["Step"](request), timeout_s)
+        answer = self._exchange("Step", lambda methods: methods["Step"](request), timeout_s)
         response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
         return response, np.frombuffer(response.data, np.float32).copy() if response.data else None
 
@@ -222,7 +288,7 @@ class SimulatedTransport:
             answers = [answer async for answer in methods["Pull"](request)]
             return [pb.PullResponse.FromString(a) if isinstance(a, bytes) else a for a in answers]
 
-        messages = self._exchange(collect, timeout_s)
+        messages = self._exchange("Pull", collect, timeout_s)
         data = b"".join(message.data for message in messages)
         flat[:] = np.frombuffer(data, np.float32)
         return messages[0].header, messages[0].parameters
@@ -241,15 +307,19 @@ class SimulatedTransport:
                 chunk = data[start : start + size]
                 yield _framed(frame_class(offset_bytes=start, crc32c=crc32c(chunk)), chunk)
 
-        return self._exchange(lambda methods: methods[method](frames()), timeout_s)
+        return self._exchange(method, lambda methods: methods[method](frames()), timeout_s)
 
-    def _exchange(self, exchange: Exchange, timeout_s: float) -> Any:
+    def _exchange(self, method: str, exchange: Exchange, timeout_s: float) -> Any:
         fiber = self._loop.current
         assert fiber is not None
-        call = Call(self._caller, exchange, fiber)
+        assert not self.forgotten, f"{self._caller} sends {method}, its Worker is gone"
+        call = Call(self._caller, method, exchange, fiber, self)
         timer = self._loop.call_later(timeout_s, call.run_out)
         self._network.send(call)
         try:
             return fiber.block(call)
+        except Interrupted:
+            self._network.give_up(call)
+            raise
         finally:
             timer.cancel()

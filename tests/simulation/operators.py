@@ -15,8 +15,12 @@ from tests.simulation.process import Process
 from tests.simulation.world import JOB, World
 
 PATIENCE_S = 3.0
-# What an operator may be told beside yes: the job is not there, over, in a range test, paused, or further on.
-REFUSALS = {"UNKNOWN_JOB", "JOB_NOT_READY", "WRONG_STATE", "STEP_PASSED", "REVISION_MISMATCH", "INVALID_UPDATE"}
+# What an operator may be told beside yes: the job is not there, over, in a range test, paused, or further on; the call
+# broke several times.
+REFUSALS = {
+    *("UNKNOWN_JOB", "JOB_NOT_READY", "WRONG_STATE", "STEP_PASSED", "REVISION_MISMATCH", "INVALID_UPDATE"),
+    "INTERNAL",
+}
 
 
 class Operator(Process):

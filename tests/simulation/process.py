@@ -17,7 +17,7 @@ class Process:
         self._frozen_until_s = 0.0
         self.over = False
         self.fibers: list[Fiber] = []
-        self._start(lambda: self._run(work))
+        self.program = self._start(lambda: self._run(work))
 
     def now_s(self) -> float:
         """See Surroundings."""
@@ -63,7 +63,9 @@ class Process:
         finally:
             self.over = True
 
-    def _start(self, work: Callable[[], None]) -> None:
+    def _start(self, work: Callable[[], None]) -> Fiber:
         fiber = Fiber(self._loop, work)
         fiber.frozen_until_s = self._frozen_until_s
         self.fibers = [*(fiber for fiber in self.fibers if not fiber.over), fiber]
+        self._loop.call_soon(fiber.begin)
+        return fiber

@@ -22,6 +22,10 @@ class Reference:
         self._plain = OneProcess(spec.layout, start, spec.optimizer, clip_norm)
         self._kept = [(self._plain.parameters.copy(), self._plain.slots.copy())]
 
+    def parameters_at(self, step: int) -> Float32s:
+        """After so many updates."""
+        return self._kept[step][0]
+
     def restart(self, step: int) -> None:
         """Go on from the state at `step`."""
         parameters, slots = self._kept[step]

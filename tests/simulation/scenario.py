@@ -32,7 +32,10 @@ LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run. `bad`: chance of a gradient that is NaN, infinite or huge; `operated`: somebody changes the job."""
+    """One run. `bad`: chance of a gradient that is NaN, infinite or huge; `operated`: somebody changes the job.
+
+    mischief_per_s: how often programs are interrupted or forget their workers, proxies break calls, saves are given up.
+    """
 
     seed: int
     spec: JobSpec
@@ -42,6 +45,7 @@ class Scenario:
     compute_s: float
     faults_per_s: float
     operated: bool = False
+    mischief_per_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -86,6 +90,7 @@ def scenario_of(seed: int) -> Scenario:
         compute_s=dice.choice((0.02, 0.1)),
         faults_per_s=dice.choice((0.0, 0.5, 1.0, 2.0)),
         operated=dice.random() < 0.5,
+        mischief_per_s=random.Random(f"mischief of {seed}").choice((0.0, 0.0, 0.0, 0.0)),
     )
 
 

@@ -12,86 +12,22 @@ from numpy.typing import NDArray
 from optimd.worker import Worker
 from optimd_server.core.events import Event, Ticked
 from optimd_server.runtime import JobHost, Runtime
-from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.simulation.checkers import Checkers, Violation, require
+from tests.simulation.checkers import Checkers, Gradient, Violation
 from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.loop import SimulatedLoop, Stuck
-from tests.simulation.network import Network, SimulatedTransport, Weather, methods_of
+from tests.simulation.network import Network, Weather, methods_of
 from tests.simulation.process import Process
 from tests.simulation.scenario import LEASE_S, TICK_S, Scenario
+from tests.simulation.workers import JOB, SimulatedWorker
 
-JOB = "job"
-PATIENCE_S = 8.0
+__all__ = ["JOB", "World"]
+
 # Faults stop here at the latest; a run that is not over so long after that is stuck.
 FAULTS_S_MAX = 60.0
 PROGRESS_S_MAX = 600.0
-
-
-class SimulatedWorker(Process):
-    """One worker process: its client and its training loop."""
-
-    def __init__(self, world: World, name: str) -> None:
-        self.world = world
-        self.name = name
-        self.leaving = False
-        self.gradient_id = 0
-        super().__init__(world.loop, world.dice, self._train)
-
-    def _train(self) -> None:
-        world = self.world
-        transport = SimulatedTransport(
-            world.network, world.loop, self.name, 8, lambda header, flat: world.sent(header, flat, self.gradient_id)
-        )
-        worker = Worker(transport, self, JOB, self.name, PATIENCE_S)
-        try:
-            while not self.leaving and not self._some_steps(worker):
-                pass
-            worker.leave()
-        except (EpochSuperseded, WorkerSetAside) as error:
-            world.log(self.name, f"ends: {type(error).__name__}")
-
-    def _some_steps(self, worker: Worker) -> bool:
-        """Train until something goes wrong that a user's loop would catch. Returns whether the job is finished."""
-        scenario, dice = self.world.scenario, self.world.dice
-        spec = scenario.spec
-        try:
-            worker.ensure_job(
-                self.world.named(self.world.start),
-                spec.optimizer,
-                spec.consistency,
-                clip=spec.clip,
-                steps_max=spec.steps_max,
-                rejections_max=spec.rejections_max,
-            )
-            worker.pull()
-            while not self.leaving:
-                self.sleep(dice.random() * scenario.compute_s)
-                self.gradient_id = self.world.next_gradient_id()
-                gradients = self.world.gradient(self.gradient_id)
-                try:
-                    result = worker.step(gradients, weight=dice.choice((1.0, 8.0, 0.3)), loss=dice.random())
-                except OutcomeUnknown as error:
-                    self.world.log(self.name, f"gave up: {error}")
-                    if dice.random() < 0.5:
-                        return False
-                    continue
-                self.world.log(self.name, "told", result.status, result.reason, result.global_step)
-                if result.finished:
-                    return True
-        except ServerUnavailable as error:
-            self.world.log(self.name, f"gave up: {error}")
-        except Refused as error:
-            if isinstance(error, EpochSuperseded | WorkerSetAside):
-                raise
-            # A server that came back without the job.
-            require(
-                error.reason in ("UNKNOWN_JOB", "JOB_NOT_READY"), f"{self.name} was refused: {error.reason} {error}"
-            )
-            self.world.log(self.name, f"refused: {error.reason}")
-            self.sleep(0.1)
-        return False
 
 
 class World:
@@ -100,6 +36,8 @@ class World:
     def __init__(self, scenario: Scenario, *, trace: bool = False) -> None:
         self.scenario = scenario
         self.dice = random.Random(f"world {scenario.seed}")
+        # For what programs and proxies do wrong: what else happens stays the same without it.
+        self.mischief = random.Random(f"mischief {scenario.seed}")
         self.loop = SimulatedLoop(lambda: self.dice.random() * 0.05)
         self.network = Network(self.loop, self.dice)
         self.disk = SimulatedDisk(lambda: self.disk_full)
@@ -136,23 +74,31 @@ class World:
         if self.trace is not None:
             self.trace.append(f"{self.loop.time():10.4f}  {who:8} {' '.join(map(str, what))}")
 
-    def sent(self, header: pb.PushHeader, flat: NDArray[np.float32], gradient_id: int) -> None:
+    def sent(self, header: pb.PushHeader, flat: NDArray[np.float32], gradient: Gradient) -> None:
         """A push leaves a worker."""
         self.log(header.worker, f"sends epoch {header.epoch} seq {header.seq} base {header.base_version.step}")
-        self.checkers.note_sent(header, flat, gradient_id)
+        self.checkers.note_sent(header, flat, gradient)
 
-    def next_gradient_id(self) -> int:
-        """Every gradient that is computed has its own."""
-        self._gradients += 1
-        return self._gradients
-
-    def gradient(self, gradient_id: int) -> dict[str, NDArray[np.float32]]:
+    def gradient(self, taken_at: bytes) -> Gradient:
         """Some numbers, now and then nonsense."""
+        self._gradients += 1
         elements = self.scenario.spec.layout.elements
-        flat = np.random.default_rng(gradient_id).standard_normal(elements, np.float32)
+        flat = np.random.default_rng(self._gradients).standard_normal(elements, np.float32)
         if self.dice.random() < self.scenario.bad:
             flat[self.dice.randrange(elements)] = self.dice.choice((np.nan, np.inf, 1e30))
-        return self.named(flat)
+        return Gradient(self._gradients, flat.tobytes(), taken_at)
+
+    def ensure_job(self, worker: Worker) -> None:
+        """As every worker's program begins."""
+        spec = self.scenario.spec
+        worker.ensure_job(
+            self.named(self.start),
+            spec.optimizer,
+            spec.consistency,
+            clip=spec.clip,
+            steps_max=spec.steps_max,
+            rejections_max=spec.rejections_max,
+        )
 
     def named(self, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """A flat vector as tensors by name."""
@@ -167,6 +113,8 @@ class World:
         self.loop.call_later(0.5, self._look_after)
         if self.faulty:
             self._plan_fault()
+        if self.scenario.mischief_per_s > 0:
+            self._plan_mischief()
 
     # --- the server ------------------------------------------------------------------------------------------------
 
@@ -324,6 +272,7 @@ class World:
         self.faulty = False
         self.network.weather = Weather()
         self.network.cut_off.clear()
+        self.network.broken = 0.0
         self.disk_full = False
 
     def _waiting_for(self) -> str:
@@ -344,3 +293,13 @@ class World:
             return
         self.dice.choice(FAULTS + OPERATIONS if self.scenario.operated else FAULTS)(self)
         self._plan_fault()
+
+    def _plan_mischief(self) -> None:
+        self.loop.call_later(self.mischief.expovariate(self.scenario.mischief_per_s), self._do_mischief)
+
+    def _do_mischief(self) -> None:
+        from tests.simulation.mischief import MISCHIEF
+
+        if self.faulty or self.loop.time() < FAULTS_S_MAX / 2:
+            self.mischief.choice(MISCHIEF)(self)
+            self._plan_mischief()

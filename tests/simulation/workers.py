@@ -1,0 +1,163 @@
+"""Worker processes: a client, a training loop around it, and what a user's program does when something goes wrong."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from optimd.results import Parameters, StepResult
+from optimd.worker import Worker
+from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.simulation.checkers import Gradient, require
+from tests.simulation.interrupts import Interrupted, Interruption
+from tests.simulation.network import SimulatedTransport
+from tests.simulation.process import Process
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+JOB = "job"
+PATIENCE_S = 8.0
+
+
+class SimulatedWorker(Process):
+    """One worker process. `leaving`: it is to end in order; `forgetful`: it is to drop its Worker as it is."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.leaving = False
+        self.forgetful = False
+        self._gradient = Gradient(0, b"", b"")
+        self._parameters = b""
+        self._joined = self._pulled = self._guarded = False
+        super().__init__(world.loop, world.dice, self._train)
+
+    def interrupt(self) -> None:
+        """A signal, now or a few lines of the client further on; its handler raises."""
+        dice = self.world.mischief
+        if not self._guarded:
+            return
+        if dice.random() < 0.3:
+            self.world.log(self.name, "is interrupted")
+            self.program.interrupt(Interrupted())
+            return
+        lines = dice.choice((5, 50, 500))
+        Interruption(
+            self.program, dice.randrange(lines), lambda where: self.world.log(self.name, "is interrupted at", where)
+        )
+
+    def _train(self) -> None:
+        world, goes_on = self.world, True
+        while goes_on:
+            transport = SimulatedTransport(world.network, world.loop, self.name, 8, self._sent)
+            goes_on = self._use(Worker(transport, self, JOB, self.name, PATIENCE_S))
+            if goes_on:
+                goes_on = self._drop(transport)
+
+    def _drop(self, transport: SimulatedTransport) -> bool:
+        """Nothing refers to the Worker any more. Returns whether the program makes another one under its name."""
+        self.forgetful = self._joined = False
+        self._parameters = b""
+        self.sleep(0.001)  # whoever interrupted it still has the exception, and so its frames
+        if sys.exc_info()[1] is not None:
+            # What a tracer raises at the end of a handler leaves, in 3.11, the exception handled for ever.
+            self.world.loop.call_soon(self.kill)
+            return False
+        gc.collect()
+        transport.forgotten = True
+        self.world.log(self.name, "has dropped its Worker")
+        if self.world.mischief.random() < 0.5:
+            return False
+        self.sleep(self.world.mischief.random() * 4.0)
+        return True
+
+    def _sent(self, header: pb.PushHeader, flat: NDArray[np.float32]) -> None:
+        self.world.sent(header, flat, self._gradient)
+
+    def _use(self, worker: Worker) -> bool:
+        """Train with one Worker. Returns whether it is dropped as it is, else it has come to its end."""
+        self._guarded = True
+        try:
+            return self._train_with(worker)
+        finally:
+            self._guarded = False
+            self.program.untrace()
+
+    def _train_with(self, worker: Worker) -> bool:
+        world = self.world
+        while True:
+            try:
+                while not self.leaving and not self._some_steps(worker):
+                    if self.forgetful:
+                        return True
+                worker.leave()
+            except Interrupted:
+                # What a user's program does next, on the same Worker.
+                self._joined, pulled = world.mischief.choice(((True, True), (True, False), (False, False)))
+                self._pulled = pulled and self._parameters != b""
+                if self.forgetful:
+                    return True
+            except (EpochSuperseded, WorkerSetAside) as error:
+                world.log(self.name, f"ends: {type(error).__name__}")
+                others = world.network.joins(self.name)
+                require(isinstance(error, WorkerSetAside) or others > 1, f"{self.name} was fenced by itself")
+                return False
+            else:
+                return False
+
+    def _some_steps(self, worker: Worker) -> bool:
+        """Train until something goes wrong that a user's loop would catch. Returns whether the job is finished."""
+        try:
+            if not self._joined:
+                self.world.ensure_job(worker)
+                self._joined, self._pulled = True, False
+            while self._joined and not self.leaving and not self.forgetful:
+                if not self._pulled:
+                    self._take(worker.pull())
+                self.sleep(self.world.dice.random() * self.world.scenario.compute_s)
+                result = self._step(worker)
+                if result is not None and result.finished:
+                    return True
+        except ServerUnavailable as error:
+            self.world.log(self.name, f"gave up: {error}")
+        except Refused as error:
+            if isinstance(error, EpochSuperseded | WorkerSetAside):
+                raise
+            # A server that came back without the job; calls that broke several times.
+            expected = error.reason in ("UNKNOWN_JOB", "JOB_NOT_READY", "INTERNAL")
+            require(expected, f"{self.name} was refused: {error.reason} {error}")
+            self.world.log(self.name, f"refused: {error.reason}")
+            self.sleep(0.1)
+        except ValueError as error:
+            # It was cut off with newer parameters on their way.
+            require("to be pulled before" in str(error), str(error))
+            self._pulled = False
+            return False
+        self._joined = False
+        return False
+
+    def _step(self, worker: Worker) -> StepResult | None:
+        """One gradient; None if its outcome is not known."""
+        world, dice = self.world, self.world.dice
+        self._gradient = world.gradient(self._parameters)
+        gradients = world.named(np.frombuffer(self._gradient.payload, np.float32))
+        try:
+            result = worker.step(gradients, weight=dice.choice((1.0, 8.0, 0.3)), loss=dice.random())
+        except OutcomeUnknown as error:
+            world.log(self.name, f"gave up: {error}")
+            self._joined = dice.random() >= 0.5
+            return None
+        world.log(self.name, "told", result.status, result.reason, result.global_step)
+        world.checkers.told(self._gradient, result.status)
+        self._take(result.parameters)
+        return result
+
+    def _take(self, parameters: Parameters) -> None:
+        self._parameters = b"".join(array.tobytes() for array in parameters.values())
+        self._pulled = True
