@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NoReturn
 
 from optimdpb.errors import Refused
 
@@ -58,20 +58,15 @@ def serve(argv: list[str]) -> int:
     except (OSError, Refused) as error:
         print(f"optimd serve: {error}", file=sys.stderr)
         return EXIT_FAILED
-    except _Abandoned as error:
-        if str(error):
-            print(f"optimd serve: {error}", file=sys.stderr)
-        logging.shutdown()
-        os._exit(error.status)  # a thread that compiles, or waits for a disk, would be torn up or waited for
     return EXIT_OK
 
 
-class _Abandoned(Exception):
-    """The process ends while a thread of it still works."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+def _leave(status: int, message: str) -> NoReturn:
+    """End now, while a thread compiles or waits for a disk: an orderly teardown would wait for it, or tear it up."""
+    if message:
+        print(f"optimd serve: {message}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(status)
 
 
 class _Ending:
@@ -118,13 +113,13 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     starting = loop.create_task(service.start(host, port, _prepare))
     await _first_of(starting, ending.first)
     if not starting.done():
-        raise _Abandoned(EXIT_OK, "")  # nothing was served, so nothing is to be saved
+        _leave(EXIT_OK, "")  # nothing was served, so nothing is to be saved
     print(f"serving on {host}:{starting.result()}", flush=True)
     await ending.first.wait()
     stopping = loop.create_task(service.stop())
     await _first_of(stopping, ending.last)
     if not stopping.done():
-        raise _Abandoned(EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
+        _leave(EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
     await stopping
 
 

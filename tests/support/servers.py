@@ -21,10 +21,13 @@ T = TypeVar("T")
 
 
 class ServerProcess:
-    """`optimd serve` as a child on a loopback port, 0 for a free one; ends with its stdin. `address` is HOST:PORT."""
+    """`optimd serve` as a child on a loopback port, 0 for a free one; ends with its stdin. `address` is HOST:PORT.
 
-    def __init__(self, *arguments: str, port: int = 0) -> None:
-        command = [sys.executable, "-m", "optimd_server", "serve", "--listen", f"127.0.0.1:{port}"]
+    program: the module that is `optimd`, and what it takes before `serve`.
+    """
+
+    def __init__(self, *arguments: str, port: int = 0, program: tuple[str, ...] = ("optimd_server",)) -> None:
+        command = [sys.executable, "-m", *program, "serve", "--listen", f"127.0.0.1:{port}"]
         self.process = subprocess.Popen(
             [*command, "--until-stdin-closes", *arguments],
             stdin=subprocess.PIPE,

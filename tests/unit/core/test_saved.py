@@ -8,11 +8,13 @@ from dataclasses import asdict
 import pytest
 from optimd_server.core import JobMachine
 from optimd_server.core.effects import Outcome, Reason, Status
-from optimd_server.core.events import Ticked, Version
+from optimd_server.core.events import Ticked, UpdateRequested, Version
+from optimd_server.core.log import event_of, plain_event
 from optimd_server.core.saved import restore, saved_state
 from optimd_server.core.state import HistoryEntry
 from optimdpb.errors import Refused
-from optimdpb.specs import SWATS, Group, NAdam, Sync
+from optimdpb.specs import SGD, SWATS, Group, NAdam, OneCycle, Sequence, Sync
+from optimdpb.specs.text import CHARACTERS_MAX, schedule_to_text
 
 from tests.unit.core.conftest import LEASE_S, TICK_S, Job
 
@@ -154,3 +156,19 @@ def test_a_foreign_state_is_an_error(damage: dict) -> None:
         del saved[field]
         with pytest.raises(KeyError, match=field):
             restore(job.machine, saved, 0.0, None)
+
+
+def test_a_schedule_that_was_taken_comes_back_however_long_its_text_is() -> None:
+    parts = [
+        (index + 100, OneCycle(1 / 3 + index * 1e-9, 5000, 1 / 3, 25.1, 1e4 / 3, 0.8512345, 0.9512345))
+        for index in range(6000)
+    ]
+    schedule = Sequence(parts)
+    assert len(schedule_to_text(schedule)) > CHARACTERS_MAX
+    job = trained(optimizer=SGD(schedule))
+    job.update("later", lr=schedule, at_step=10)
+    again = restored(job)
+    assert again.machine.state.clock.schedules() == job.machine.state.clock.schedules()
+    assert again.machine.state.clock.pending == job.machine.state.clock.pending
+    event = UpdateRequested("a", "", 0.0, None, None, (("lr", schedule),), None)
+    assert event_of(plain_event(event)) == event, "nor is it lost to a replay"

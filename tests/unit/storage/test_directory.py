@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -87,16 +92,39 @@ def test_two_are_kept(tmp_path: Path) -> None:
     data.close()
 
 
-def test_what_was_never_finished_is_not_looked_at_and_goes_with_the_next_save(tmp_path: Path) -> None:
+def test_what_was_never_finished_is_not_looked_at_and_goes_at_the_next_start(tmp_path: Path) -> None:
     data = DataDirectory(tmp_path)
     path = data.save(at_step(1))
-    aside = path.with_name(".aside-00000002-step-2")
+    aside = path.with_name(".aside-00000002-step-2-0123456789abcdef")
     path.rename(aside)
+    data.close()
+    data = DataDirectory(tmp_path)
     assert newest(data) == []
-    again = data.save(at_step(3))
     assert not aside.exists()
+    aside.mkdir()
+    again = data.save(at_step(3))
+    assert not aside.exists(), "or with the next save"
     assert [snapshot.state["step"] for snapshot in newest(data)] == [3]
     assert again.exists()
+    data.close()
+
+
+def test_two_saves_of_one_step_never_write_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second leaves the first one's folder alone, and neither renames what the other writes."""
+    data = DataDirectory(tmp_path)
+    real, folders = directory.write_snapshot, []
+
+    def write(folder: Path, snapshot: Snapshot) -> None:
+        folders.append(folder)
+        if len(folders) == 1:
+            data.save(at_step(1))
+        real(folder, snapshot)
+
+    monkeypatch.setattr(directory, "write_snapshot", write)
+    with pytest.raises(OSError, match="not empty"):
+        data.save(at_step(1))
+    assert len(set(folders)) == 2
+    assert [snapshot.state["step"] for snapshot in newest(data)] == [1]
     data.close()
 
 
@@ -133,4 +161,142 @@ def test_a_damaged_newest_is_not_passed_over(tmp_path: Path) -> None:
     stored = only(data)
     assert (stored.job, stored.snapshot) == ("digits", None)
     assert "00000002-step-2/manifest.json: it is missing" in stored.problem
+    data.close()
+
+
+def test_a_damaged_one_is_named_even_if_its_manifest_is_gone_and_nobody_writes_beside_it(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    for path in [data.save(at_step(1)), data.save(at_step(2))]:
+        (path / "manifest.json").write_text("{}")
+    assert only(data).job == path.parent.name, "there is no other name"
+    for job in ("digits", path.parent.name):
+        assert "manifest.json: expected format" in data.refusal(job)
+    assert data.refusal("letters") == ""
+    with pytest.raises(OSError, match="was not restored"):
+        data.save(at_step(3))
+    data.make_room("digits")
+    assert len([entry for entry in path.parent.iterdir() if entry.is_dir()]) == 2
+    data.close()
+
+
+def test_what_is_restored_in_place_of_a_damaged_one_may_lack_something(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    data.save(at_step(1))
+    damaged = data.save(at_step(2))
+    (damaged / "manifest.json").write_text("{}")
+    assert only(data).problem
+    data.mark_running()
+    data.mark_ended([])
+    data.close()
+    shutil.rmtree(damaged)
+    data = DataDirectory(tmp_path)
+    stored = only(data)
+    assert stored.snapshot is not None
+    assert (stored.snapshot.state["step"], stored.is_whole) == (1, False)
+    data.save(at_step(1))
+    assert only(data).is_whole
+    data.close()
+
+
+def test_foreign_entries_are_left_alone(tmp_path: Path) -> None:
+    """An ext4 volume has a folder that only root may read."""
+    data = DataDirectory(tmp_path)
+    data.save(at_step(1))
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "notes").write_text("mine")
+    real = Path.iterdir
+
+    def iterdir(self: Path) -> Iterator[Path]:
+        if self.name == "lost+found":
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return real(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "iterdir", iterdir)
+        assert len(newest(data)) == 1
+    data.close()
+
+
+def test_jobs_that_were_not_saved_may_lack_something_and_no_others(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    for job in ("a", "b"):
+        data.save(at_step(1, job))
+    data.mark_running()
+    data.mark_ended(["a", "never saved"])
+    assert sorted((stored.job, stored.is_whole) for stored in data.stored()) == [("a", False), ("b", True)]
+    data.close()
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_directory_that_was_deleted_is_not_written(tmp_path: Path, anew: bool) -> None:
+    """Another server may have locked what is there now."""
+    place = tmp_path / "data"
+    data = DataDirectory(place)
+    data.save(at_step(1))
+    data.mark_running()
+    shutil.rmtree(place)
+    other = DataDirectory(place) if anew else None
+    if other is not None:
+        other.mark_running()
+    for work in (
+        lambda: data.save(at_step(2)),
+        lambda: data.mark_ended([]),
+        data.mark_running,
+    ):
+        with pytest.raises(OSError, match="is not the directory that this server locked"):
+            work()
+    assert (place / "running").exists() == anew
+    data.close()
+    if other is not None:
+        other.close()
+
+
+def test_it_is_for_the_servers_user_alone(tmp_path: Path) -> None:
+    place = tmp_path / "data"
+    mask = os.umask(0)
+    try:
+        data = DataDirectory(place)
+        data.save(at_step(1))
+        data.mark_running()
+        data.mark_ended(["digits"])
+        data.mark_running()
+    finally:
+        os.umask(mask)
+    modes = {path.is_dir(): set() for path in place.rglob("*")}
+    for path in place.rglob("*"):
+        modes[path.is_dir()].add(stat.S_IMODE(path.stat().st_mode))
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    assert modes == {True: {0o700}, False: {0o600}}
+    data.close()
+
+
+def test_a_lock_that_others_could_take_is_tightened(tmp_path: Path) -> None:
+    (tmp_path / "optimd.lock").touch(0o644)
+    data = DataDirectory(tmp_path)
+    assert stat.S_IMODE((tmp_path / "optimd.lock").stat().st_mode) == 0o600
+    data.close()
+
+
+def test_room_is_made_without_the_newest(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    old, good = (data.save(at_step(step)) for step in (1, 2))
+    data.make_room("digits")
+    data.make_room("never saved")
+    assert (old.exists(), good.exists()) == (False, True)
+    data.close()
+
+
+def test_an_old_one_that_cannot_be_removed_costs_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = DataDirectory(tmp_path)
+    for step in (1, 2):
+        data.save(at_step(step))
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name.startswith("0000"):
+            raise PermissionError(errno.EACCES, "not permitted")
+        return Path(os.replace(self, target) or target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    assert data.save(at_step(3)).exists()
+    assert [snapshot.state["step"] for snapshot in newest(data)] == [3]
     data.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,30 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         edited(lambda body: body["spec"]["layout"]["tensors"][0].update(shape=[4, 3])),
         "expected layout digest",
     ),
+    "an entry without a name": (edited(lambda body: body["files"][0].pop("name")), "not understood: KeyError"),
+    "an entry that leaves the folder": (
+        edited(lambda body: body["files"][0].update(name="../shard-1-of-2.safetensors")),
+        "expected a file name like",
+    ),
+    "an entry that is none": (edited(lambda body: body.update(files=[7])), "not understood: TypeError"),
+    "files that are none": (edited(lambda body: body.update(files=None)), "not understood: TypeError"),
+    "stop before start": (edited(lambda body: body["files"][0].update(stop=-1)), "expected an integer from 0 to 18"),
+    "stop beyond the layout": (
+        edited(lambda body: body["files"][1].update(stop=1 << 40)),
+        "expected an integer from 7",
+    ),
+    "start that is no integer": (edited(lambda body: body["files"][0].update(start=False)), "got False"),
+    "bytes that are text": (edited(lambda body: body["files"][0].update(bytes="300")), "expected an integer"),
+    "more elements than bytes": (edited(lambda body: body["files"][0].update(bytes=83)), "expected an integer from 84"),
+    "a checksum too large": (edited(lambda body: body["files"][0].update(crc32c=1 << 32)), "expected an integer"),
+    "a job that is no text": (edited(lambda body: body.update(job=7)), "expected text, got int"),
+    "a state that is none": (edited(lambda body: body.update(state=[1])), "not understood"),
+    "a number that is none": (edited(lambda body: body["state"].update(step={"$float": "much"})), "not understood"),
+    "nested too deep": (
+        lambda folder: (folder / "manifest.json").write_text("[" * 100_000 + "]" * 100_000),
+        "cannot be read",
+    ),
+    "words that are no JSON": (edited(lambda body: body["state"].update(step=float("nan"))), "it is no JSON"),
     "a shard less": (edited(lambda body: body["files"].pop()), "expected shards of 18 elements"),
     "shards in another order": (edited(lambda body: body["files"].reverse()), "expected shards of 18 elements"),
 }
@@ -193,3 +218,27 @@ def _same_json(left: bytes, right: bytes) -> bool:
         return bool(json.loads(left) == json.loads(right))
     except ValueError:
         return False
+
+
+def test_the_manifest_is_json_and_every_number_comes_back(tmp_path: Path) -> None:
+    numbers = [math.inf, -math.inf, math.nan, 0.1, 5e-324, 1 << 60, None, "inf"]
+    write_snapshot(tmp_path, dataclasses.replace(snapshot_of(), state={"step": 1, "numbers": numbers}))
+
+    def no_constant(text: str) -> None:
+        raise AssertionError(f"{text} is not JSON")
+
+    json.loads((tmp_path / "manifest.json").read_text(), parse_constant=no_constant)
+    assert repr(read_snapshot(tmp_path).state["numbers"]) == repr(numbers)
+
+
+def test_the_format_of_before_is_read(tmp_path: Path) -> None:
+    """It had infinity as a word that JSON has not."""
+    write_snapshot(tmp_path, snapshot_of())
+
+    def older(body: dict) -> None:
+        body.update(format=3)
+        body["state"].update(best=math.inf)
+
+    edited(older)(tmp_path)
+    assert "Infinity" in (tmp_path / "manifest.json").read_text()
+    assert read_snapshot(tmp_path).state == {**STATE, "best": math.inf}
