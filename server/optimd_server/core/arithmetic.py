@@ -63,6 +63,8 @@ def mean_loss(pushes: Iterable[Committed]) -> float | None:
     ]
     if not pairs:
         return None
+    if len(pairs) == 1:
+        return min(max(pairs[0][1], -LOSS_MAX), LOSS_MAX)
     # By shares: a weight times a loss may exceed float64. Weights themselves may be as small as float64 goes.
     largest = max(weight for weight, _ in pairs)
     total = math.fsum(weight / largest for weight, _ in pairs)

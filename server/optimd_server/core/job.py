@@ -105,8 +105,10 @@ class JobMachine:
 
     def _take(self, event: Event, now_s: float) -> list[Effect]:
         match event:
-            case PushOffered() | PushCommitted():
-                return self._take_push(event, now_s)
+            case PushOffered():
+                return self._offer(event.push, now_s)
+            case PushCommitted():
+                return self._commit(event, now_s)
             case SignOfLife():
                 self.state.members.renew(self.state.members.check(event.worker, event.epoch), now_s, event.idle_s)
                 return []
@@ -261,29 +263,20 @@ class JobMachine:
             state.counters.duplicates += 1
             return [Pending()]
         same_lineage = push.base.lineage == state.lineage
-        if not state.finished and same_lineage and push.base.step > state.step:
+        old = self.rounds.too_old(push) if same_lineage else None
+        is_early = push.base.step > state.step
+        if not state.finished and same_lineage and old is None and not is_early:
+            return []
+        member.pushed_s = now_s
+        if not state.finished and same_lineage and is_early:
             detail = f"its base step is {push.base.step}, the job is at {state.step}"
             return self.rounds.reject(push, Reason.BASE_IN_FUTURE, detail)
-        old = self.rounds.too_old(push) if same_lineage else None
-        if not state.finished and same_lineage and old is None:
-            return []
         state.ledger.take(push.worker, push.epoch, push.seq)
         if state.finished:
             return self.rounds.settle_finished(push)
         if old is not None:
             return self.rounds.settle(push, Status.DISCARDED, *old)
         return self.rounds.settle_lineage_changed(push)
-
-    def _take_push(self, event: PushOffered | PushCommitted, now_s: float) -> list[Effect]:
-        """Note when a worker's push was last taken."""
-        push = event.push
-        account = self.state.ledger.find(push.worker, push.epoch)
-        last_seq = account.last_seq if account is not None else 0
-        effects = self._offer(push, now_s) if isinstance(event, PushOffered) else self._commit(event, now_s)
-        member = self.state.members.live(push.worker, push.epoch)
-        if account is not None and account.last_seq > last_seq and member is not None:
-            member.pushed_s = now_s
-        return effects
 
     def _offer(self, push: Push, now_s: float) -> list[Effect]:
         return self._admit(push, now_s) or [Proceed()]
@@ -292,6 +285,9 @@ class JobMachine:
         answered = self._admit(event.push, now_s)
         if answered:
             return answered
+        member = self.state.members.of(event.push.worker)
+        assert member is not None
+        member.pushed_s = now_s
         if not math.isfinite(event.magnitude_max):
             return self.rounds.reject(event.push, Reason.NON_FINITE, "the gradient holds NaN or infinity")
         self.rounds.commit(Committed(event.push, event.magnitude_max))

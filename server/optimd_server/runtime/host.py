@@ -55,7 +55,7 @@ from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.encoded import ParameterMessages
 from optimd_server.runtime.eventlog import open_event_log
 from optimd_server.runtime.journal import Journal
-from optimd_server.runtime.parameters import Parameters, memory_for
+from optimd_server.runtime.parameters import MemoryFor, Parameters
 from optimd_server.runtime.scans import Scans
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.sharing import JobSharing, WorkerMemory
@@ -290,7 +290,7 @@ class JobHost:
     def stage(self, push: Push, dtype: DTypeLike) -> StagedGradient:
         """Where the payload of an offered push goes. Raises Refused(BACKLOG_FULL)."""
         self._staging.check_stage(push.worker, push.epoch, dtype)
-        with memory_for("a gradient"):
+        with MemoryFor("a gradient"):
             return self.shards.stage(push.worker, push.epoch, dtype)
 
     async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 
 from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
@@ -58,13 +58,13 @@ class Parameters:
         """One private vector, and its version. Raises Refused(BACKLOG_FULL)."""
         async with self._still:
             self._check()
-            with memory_for("parameters to be sent"):
+            with MemoryFor("parameters to be sent"):
                 return self._version(), self._shards.flat_parameters()
 
     async def encoded(self, encoding: int) -> EncodedParameters:
         """As messages, encoded once per version, as F32 or BF16. Raises Refused(BACKLOG_FULL)."""
         bfloat16 = encoding == pb.ENCODING_BF16
-        with memory_for("parameters to be sent"):
+        with MemoryFor("parameters to be sent"):
             if not self._on_threads:
                 self._check()
                 return self._known(bfloat16) or self.messages.make(self._version(), bfloat16)
@@ -79,10 +79,20 @@ class Parameters:
         return self.messages.known(self._version(), bfloat16=bfloat16)
 
 
-@contextlib.contextmanager
-def memory_for(what: str) -> Iterator[None]:
-    """Raises Refused(BACKLOG_FULL) where there is none."""
-    try:
-        yield
-    except MemoryError as error:
-        raise Refused("BACKLOG_FULL", f"expected memory for {what}, the server has none: try again") from error
+class MemoryFor:
+    """As a context manager: raises Refused(BACKLOG_FULL) where there is no memory for `what`."""
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, MemoryError):
+            message = f"expected memory for {self._what}, the server has none: try again"
+            raise Refused("BACKLOG_FULL", message) from error
