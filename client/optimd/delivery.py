@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from optimdpb.errors import LeaseExpired, OutcomeUnknown, Refused, ServerUnavailable
+from optimdpb.errors import OutcomeUnknown, Refused, ServerUnavailable
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.encoding import Encoder
@@ -92,7 +92,7 @@ class Delivery:
                 if error.reason == "PUSH_SUPERSEDED":  # a copy of this very call took its place on the way
                     self._maybe_taken = True
                     self._pause(error)
-                elif isinstance(error, LeaseExpired) or error.reason == "NOT_JOINED":
+                elif error.reason in ("LEASE_EXPIRED", "NOT_JOINED"):
                     is_over = True
                     if moves:  # a lease that is shorter than a sending: that does not end by itself
                         self._pause(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from optimd.patience import DELAY_S_FIRST, DELAY_S_MAX, Patience
+from optimd.patience import DELAY_S_FIRST, DELAY_S_MAX, TRANSFERS_MAX, Patience
 from optimd.surroundings import Machine
 
 
@@ -73,3 +73,25 @@ def test_a_delay_the_server_asks_for_is_kept_but_not_beyond_the_end() -> None:
     assert patient.wait(2.0)
     assert clock.slept == [2.0, 1.0]
     assert not patient.wait(2.0)
+
+
+def test_it_counts_from_the_first_failure() -> None:
+    """A sending that has taken longer by itself deserves another try all the more."""
+    clock = Clock()
+    patient = patience(clock, 3.0, jitter=1.0)
+    clock.time_s += 1000.0
+    assert patient.wait()
+    clock.time_s += 1000.0
+    assert not patient.wait()
+
+
+def test_transfers_that_moved_are_tried_again_but_not_for_ever() -> None:
+    clock = Clock()
+    patient = patience(clock, 3.0, jitter=1.0)
+    tries = 0
+    while patient.wait(moved=True):
+        clock.time_s += 1000.0
+        tries += 1
+    assert tries == TRANSFERS_MAX
+    patient.heard()
+    assert patient.wait(moved=True)

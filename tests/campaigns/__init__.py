@@ -1,0 +1,1 @@
+"""Campaigns: one fault at every place where it can happen, over a running server."""
