@@ -3,14 +3,17 @@
 import sys
 
 import optimd
-from optimd.demo.worker import JOB, train
+from optimd.demo.worker import work_on
+
+JOB = "digits"
 
 
 def main() -> None:
     address, name, index, workers, steps = sys.argv[1:]
     with optimd.connect(address, job=JOB, worker=name, timeout_s=120) as worker:
-        history = train(worker, int(index), int(workers), optimd.Adam(3e-3), int(steps))
-    print(f"{name}: {len(history)} steps, last loss {history[-1].loss:.4f}")
+        history = work_on(worker, int(index), int(workers), optimd.Adam(3e-3), int(steps))
+    # A job that was finished before, on the same volume, leaves nothing to do.
+    print(f"{name}: {len(history)} steps" + (f", last loss {history[-1].loss:.4f}" if history else ""))
 
 
 if __name__ == "__main__":

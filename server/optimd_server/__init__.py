@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +15,7 @@ def _choose_kernel_cache() -> None:
 
     numba looks only at the file that holds a kernel, not at the functions it calls in other files: without this, a
     change to a shared helper would go on running the old code. The cache holds pickles, so only a folder of our own
-    will do.
+    will do. numba must be able to write to it: one on a read-only file system is copied.
     """
     if "NUMBA_CACHE_DIR" in os.environ:
         return
@@ -25,10 +26,16 @@ def _choose_kernel_cache() -> None:
     folder = root / "optimd" / f"kernels-{digest.hexdigest()[:16]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        usable = os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid()
+        own = folder.stat().st_uid == os.getuid()
+        usable = own and os.access(folder, os.W_OK)
     except (OSError, RuntimeError):
-        usable = False
-    os.environ["NUMBA_CACHE_DIR"] = str(folder) if usable else tempfile.mkdtemp(prefix="optimd-kernels-")
+        own = usable = False
+    if not usable:
+        copy = Path(tempfile.mkdtemp(prefix="optimd-kernels-"))
+        if own:
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+        folder = copy
+    os.environ["NUMBA_CACHE_DIR"] = str(folder)
 
 
 _choose_kernel_cache()

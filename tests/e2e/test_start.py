@@ -1,0 +1,144 @@
+"""The start: what can fail fails before anything slow, and until everything is restored the port says so."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import numpy as np
+import optimd
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from optimd_server.runtime import Runtime, ServerConfig
+from optimd_server.service import Service
+from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.support.calls import RawClient, reason_of
+from tests.support.servers import ServerProcess
+
+pytestmark = pytest.mark.alone
+
+# A start that has to compile takes ten times as long on this machine.
+FAST_S = 12.0
+
+
+@pytest.fixture
+def cold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel is compiled yet."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "kernels"))
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "optimd_server", "serve", "--listen", "127.0.0.1:0", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_until_everything_is_ready_calls_are_refused_and_health_says_so() -> None:
+    async def main() -> None:
+        port, goes_on = free_port(), asyncio.Event()
+        service = Service(Runtime(ServerConfig(threads=1)))
+
+        async def prepare() -> None:
+            await goes_on.wait()
+
+        starting = asyncio.create_task(service.start("127.0.0.1", port, prepare))
+        await asyncio.to_thread(look, f"127.0.0.1:{port}", "STARTING_UP", health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert not starting.done()
+        goes_on.set()
+        assert await starting == port
+        await asyncio.to_thread(look, f"127.0.0.1:{port}", "", health_pb2.HealthCheckResponse.SERVING)
+        await service.stop()
+
+    def look(address: str, reason: str, health: int) -> None:
+        with RawClient(address) as client, grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(20)
+            found = ""
+            try:
+                client.call("GetServerInfo", pb.GetServerInfoRequest())
+            except grpc.RpcError as error:
+                found = reason_of(error)[0]
+            assert found == reason
+            stub = health_pb2_grpc.HealthStub(channel)
+            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_directory_that_cannot_be_used_is_said_at_once_with_its_path(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (Path("/proc/nothing"), file, file / "below"):
+        with started("--data-dir", str(place)) as server:
+            out, said = server.communicate(timeout=FAST_S)
+        assert (server.returncode, out) == (1, "")
+        assert said.splitlines()[-1].startswith("optimd serve: ")
+        assert str(place) in said.splitlines()[-1]
+        assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("cold")
+def test_a_port_in_use_is_said_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with started("--listen", f"127.0.0.1:{taken.getsockname()[1]}") as server:
+            _, said = server.communicate(timeout=FAST_S)
+    assert server.returncode == 1
+    assert "cannot listen on 127.0.0.1" in said.splitlines()[-1]
+
+
+@pytest.mark.usefixtures("cold")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_it_compiles_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    with started("--data-dir", str(tmp_path / "data")) as server:
+        assert server.stderr is not None
+        while "compiling kernels" not in (line := server.stderr.readline()):
+            assert line, "it ended before it compiled"
+        server.send_signal(number)
+        assert server.wait(FAST_S) == 0
+        assert server.stdout is not None
+        assert server.stdout.read() == ""
+    assert [entry.name for entry in (tmp_path / "data").iterdir()] == ["optimd.lock"]
+
+
+def test_a_start_that_fails_costs_nothing(tmp_path: Path) -> None:
+    """An orderly end, a start on a port in use, and the next start goes on as if that had not been."""
+    data = tmp_path / "data"
+    with ServerProcess("--data-dir", str(data)) as server:
+        with optimd.connect(server.address, job="j", worker="w0") as worker:
+            worker.ensure_job({"w": np.zeros(4, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
+            lineage = worker.status().lineage
+        assert server.terminate() == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with started("--data-dir", str(data), "--listen", f"127.0.0.1:{taken.getsockname()[1]}") as failing:
+            failing.communicate(timeout=60)
+        assert failing.returncode == 1
+    with ServerProcess("--data-dir", str(data)) as server, RawClient(server.address) as client:
+        job = client.call("GetJob", pb.GetJobRequest(job="j"))
+        assert (job.header.lineage, job.history[-1].change) == (lineage, "restored")
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = ServerProcess()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with server, RawClient(server.address) as client:
+        server.process.send_signal(signal.SIGHUP)
+        client.call("GetServerInfo", pb.GetServerInfoRequest())
+        assert server.process.poll() is None
