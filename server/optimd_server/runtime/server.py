@@ -82,10 +82,12 @@ class Runtime:
     def find_or_create(self, name: str, spec: JobSpec) -> JobHost:
         """The job of that name, made if there is none.
 
-        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL, JOB_FAILED).
+        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL, JOB_FAILED, SHUTTING_DOWN).
         """
         host = self.jobs.get(name)
         if host is None:
+            if self.draining:  # nobody would save it
+                raise Refused("SHUTTING_DOWN", "the server ends: try again, here or where it comes back")
             self._check_restored(name)
             self._check_limits(spec)
             try:

@@ -12,6 +12,12 @@ T = TypeVar("T")
 async def to_its_end(lock: asyncio.Lock, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What the work returns. The lock is held from its start to its end, also if the caller is cancelled meanwhile."""
     await lock.acquire()
+
+    def end(task: asyncio.Task[T]) -> None:
+        lock.release()
+        if not task.cancelled():
+            task.exception()  # heard, also if the caller has gone: else asyncio reports it as a defect
+
     task = asyncio.get_running_loop().create_task(work())
-    task.add_done_callback(lambda _: lock.release())
+    task.add_done_callback(end)
     return await asyncio.shield(task)
