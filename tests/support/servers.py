@@ -65,13 +65,25 @@ class ThreadServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="test-server")
         self._thread.start()
-        self.runtime, self._service, port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(60)
+        try:
+            self.runtime, self._service, port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(60)
+        except BaseException:
+            self._end()
+            raise
         self.address = f"127.0.0.1:{port}"
 
     async def _start(self) -> tuple[Runtime, Service, int]:
         runtime = Runtime(self._config)
-        service = Service(runtime)
-        return runtime, service, await service.start("127.0.0.1", 0)
+        try:
+            service = Service(runtime)
+        except BaseException:
+            await runtime.close()
+            raise
+        try:
+            return runtime, service, await service.start("127.0.0.1", 0)
+        except BaseException:
+            await service.stop()
+            raise
 
     def __enter__(self) -> ThreadServer:
         return self
@@ -88,9 +100,12 @@ class ThreadServer:
         try:
             asyncio.run_coroutine_threadsafe(self._service.stop(), self._loop).result(60)
         finally:
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join(60)
-            self._loop.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(60)
+        self._loop.close()
 
     def on_loop(self, call: Callable[[], T]) -> T:
         """Run a function on the server's event loop, where its state may be read."""

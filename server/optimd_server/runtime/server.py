@@ -54,11 +54,11 @@ class Runtime:
         self._clock = clock
         # Seconds since 1970, for the history alone.
         self.unix_s = wall_clock
-        self._threads = KernelThreads(config.threads)
         self._budget = StagingBudget(config.staging_bytes_max)
         if store is None and config.data_dir is not None:
             store = DataDirectory(config.data_dir)
         self._saver = None if store is None else Saver(store)
+        self._threads = KernelThreads(config.threads)
         # Epochs of this process: above those of any process before it, as far as anything is remembered of them.
         start = secrets.randbits(STARTS_BITS) if store is None else store.start
         self._epochs_from = start << EPOCHS_PER_START_BITS
@@ -180,15 +180,15 @@ class Runtime:
             await asyncio.sleep(self.config.tick_interval_s)
             for host in list(self.jobs.values()):
                 try:
-                    host.tick()
+                    self._tick_of(host)
                 except Exception:  # without ticks no lease of any job ends and no round times out
                     log.exception("a tick of job %s failed", host.name)
-                if host.machine.state.creation.is_forgotten(host.now_s(), self.config.upload_idle_s):
-                    self._remove(host)
 
-    def _remove(self, host: JobHost) -> None:
-        log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
-        self._forget(host.name)
+    def _tick_of(self, host: JobHost) -> None:
+        host.tick()
+        if host.machine.state.creation.is_forgotten(host.now_s(), self.config.upload_idle_s):
+            log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
+            self._forget(host.name)
 
     def _forget(self, name: str) -> None:
         host = self.jobs.pop(name, None)

@@ -123,8 +123,13 @@ class DataDirectory:
         self._check_lock()
         for name in sorted(self._refused.keys() & self._lacking):
             self._mark_lacking(self.path / name)
-        _touch(self._running)
-        sync(self.path)
+        try:
+            _touch(self._running)
+            sync(self.path)
+        except BaseException:
+            if not self._unclean:  # nothing was served: the next server has lost nothing
+                self._running.unlink(missing_ok=True)
+            raise
 
     def mark_ended(self, unsaved: Collection[str]) -> None:
         """See Store. Raises OSError, with every job marked as lacking, if the marks cannot be written."""
