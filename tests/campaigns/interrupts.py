@@ -355,7 +355,11 @@ def at_random(scene: Scene, seed: int, calls: int, *, by_bytecode: bool = False)
     for _ in range(calls):
         for _ in range(dice.randrange(1, 5)):
             call, prepare = CALLS[dice.choice(sorted(CALLS))]
+            if scene.worker._base is None:
+                scene.worker.pull()
             prepare(scene)
+            if scene.worker._base is None:
+                scene.worker.pull()
             report.interrupts += injector.run(lambda: call(scene), int(events ** dice.random()))  # noqa: B023
         scene.go_on()
     report.places = injector.places

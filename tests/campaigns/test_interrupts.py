@@ -104,6 +104,7 @@ def test_interrupts_in_what_finds_out_about_interrupts(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(300, method="thread")  # the alarm is the test's own
 @pytest.mark.parametrize("way", WAYS)
 def test_real_signals(server: ThreadServer, way: str, capsys: pytest.CaptureFixture[str]) -> None:
     scene = Scene(server, next(_jobs), WAYS[way], optimd.Async())

@@ -66,7 +66,7 @@ def test_refusals_are_those_of_grpc(server: ThreadServer, fields: dict[str, Any]
             LocalConnection(offer_of(worker)).call("Step", request, 5.0)
         transport: Any = worker._session.transport
         with pytest.raises(optimd.Refused) as remote:
-            transport._attempt(lambda: transport._method("Step")(request, timeout=5.0))
+            transport._attempt(lambda link: link.method("Step")(request, timeout=5.0))
         assert local.value.reason == remote.value.reason == reason
         assert type(local.value) is type(remote.value)
         assert (str(local.value), local.value.metadata) == (str(remote.value), remote.value.metadata)

@@ -7,6 +7,7 @@ made it: gRPC does not survive a fork.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -36,6 +37,7 @@ CHUNK_BYTES = 1 << 20
 # How long a server may take to make shared memory.
 OPEN_S_MAX = 10.0
 FILLED_PER_S_MIN = 1e7
+_RPCS = {rpc.name: rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -56,15 +58,14 @@ class GrpcTransport:
     def __init__(self, address: str) -> None:
         self._address = address
         self._closed = False
-        self._channel: grpc.Channel | None = None
-        self._pid = 0
+        self._link: _Link | None = None
+        # Threads that are in a call, or were cut off in one, and over which link.
+        self._calling: dict[int, _Link] = {}
         self._local: LocalConnection | None = None
-        self._methods: dict[str, Callable[..., Any]] = {}
-        self._rpcs = {rpc.name: rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
 
     def call(self, method: str, request: Message, timeout_s: float) -> Any:
         """See Transport.call."""
-        return self._attempt(lambda: self._method(method)(request.SerializeToString(), timeout=timeout_s))
+        return self._attempt(lambda link: link.method(method)(request.SerializeToString(), timeout=timeout_s))
 
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> pb.UploadParametersResponse:
         """See Transport.upload."""
@@ -101,7 +102,7 @@ class GrpcTransport:
         response: pb.PushResponse
         if header.shared_buffer:
             frames = iter((first.SerializeToString(),))
-            response = self._attempt(lambda: self._method("Push")(frames, timeout=timeout_s))
+            response = self._attempt(lambda link: link.method("Push")(frames, timeout=timeout_s))
         else:
             response = self._stream("Push", first, pb.PushRequest, payload, timeout_s)
         return response
@@ -123,7 +124,7 @@ class GrpcTransport:
             except DecodeError as error:
                 raise CallLost(f"expected a StepResponse, got bytes that are none: {error}") from error
         else:
-            response = self._attempt(lambda: self._method("Step")(request, timeout=timeout_s))
+            response = self._attempt(lambda link: link.method("Step")(request, timeout=timeout_s))
         if not response.HasField("parameters") or response.parameters.location:
             return response, None
         parameters = np.empty_like(payload.flat)
@@ -136,8 +137,8 @@ class GrpcTransport:
         moving = Moving(timeout_s)
         is_long = flat.nbytes > CHUNK_BYTES
 
-        def receive() -> tuple[pb.Header, pb.ParametersHeader]:
-            responses = self._method("Pull")(request.SerializeToString(), timeout=None if is_long else timeout_s)
+        def receive(link: _Link) -> tuple[pb.Header, pb.ParametersHeader]:
+            responses = link.method("Pull")(request.SerializeToString(), timeout=None if is_long else timeout_s)
             try:
                 if is_long:
                     moving.watch(responses.cancel)
@@ -154,9 +155,8 @@ class GrpcTransport:
         """Send a payload and take the one answer."""
         moving = Moving(timeout_s)
 
-        def exchange() -> Any:
-            stream: Any = self._method(method)
-            call = stream.future(_frames(first, frame_class, payload, moving))
+        def exchange(link: _Link) -> Any:
+            call = link.method(method).future(_frames(first, frame_class, payload, moving))
             try:
                 while True:
                     try:
@@ -175,14 +175,19 @@ class GrpcTransport:
         self._closed = True
         if self._local is not None:
             self._local.close()
-        if self._channel is not None and self._pid == os.getpid():
-            self._channel.close()
-        self._channel = None
-        self._methods.clear()
+        link, self._link = self._link, None
+        if link is not None and link.pid == os.getpid():
+            if link in self._calling.values():
+                link.abandon()
+            else:
+                link.channel.close()
 
-    def _attempt(self, call: Callable[[], T], moving: Moving | None = None) -> T:
+    def _attempt(self, call: Callable[[_Link], T], moving: Moving | None = None) -> T:
+        me = threading.get_ident()
+        link = self._linked(me)
+        self._calling[me] = link  # an interrupt leaves it there
         try:
-            return call()
+            answer = call(link)
         except grpc.RpcError as error:
             failure = failure_of(error.code(), error.details() or "", _status_of(error))
             error.__traceback__ = None  # the call is its own error: its frames would hold it, and all above, in a cycle
@@ -194,6 +199,15 @@ class GrpcTransport:
             if not self._closed:
                 raise
             failure = CallLost(str(error))
+        except RuntimeError as error:
+            # An interrupt in a wait of gRPC's: Python then releases a lock that it has not got back.
+            if "un-acquired lock" in str(error) and error.__context__ is not None:
+                raise error.__context__ from None
+            raise
+        else:
+            self._calling.pop(me, None)
+            return answer
+        self._calling.pop(me, None)
         if isinstance(failure, CallLost) and moving is not None:
             failure.moved = moving.moved
         try:
@@ -202,24 +216,46 @@ class GrpcTransport:
             del failure
 
     def _check_process(self) -> None:
-        if self._channel is not None and self._pid != os.getpid():
+        if self._link is not None and self._link.pid != os.getpid():
             raise ForkedWorker("this worker was connected before the process forked: connect again in the child")
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        if self._channel is None:
+    def _linked(self, me: int) -> _Link:
+        """The link of now; never one on which this thread was cut off in a call: gRPC may hold its locks for ever."""
+        self._check_process()
+        link = self._link
+        if link is not None and self._calling.get(me) is link:
+            self._link = None
+            link.abandon()
+            link = None
+        if link is None:
             if self._closed:  # a heartbeat must not open it anew
                 raise CallLost("this connection was closed")
-            options = (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_loopback(self._address) else _OPTIONS
-            self._pid = os.getpid()
-            self._channel = grpc.insecure_channel(self._address, options=options)
-        self._check_process()
+            link = self._link = _Link(self._address)
+        return link
+
+
+class _Link:
+    """One channel, and its methods as they are asked for."""
+
+    def __init__(self, address: str) -> None:
+        options = (*_OPTIONS, ("grpc.enable_http_proxy", 0)) if is_loopback(address) else _OPTIONS
+        self.pid = os.getpid()
+        self.channel = grpc.insecure_channel(address, options=options)
+        self._methods: dict[str, Callable[..., Any]] = {}
+
+    def method(self, name: str) -> Any:
+        """What makes calls of an rpc."""
         if name not in self._methods:
-            rpc = self._rpcs[name]
+            rpc = _RPCS[name]
             kinds = {(False, False): "unary_unary", (True, False): "stream_unary", (False, True): "unary_stream"}
-            make = getattr(self._channel, kinds[rpc.client_streaming, rpc.server_streaming])
+            make = getattr(self.channel, kinds[rpc.client_streaming, rpc.server_streaming])
             path = f"/{rpc.containing_service.full_name}/{name}"
             self._methods[name] = make(path, None, GetMessageClass(rpc.output_type).FromString)
         return self._methods[name]
+
+    def abandon(self) -> None:
+        """Close the channel without waiting for that: it may take for ever."""
+        threading.Thread(target=self.channel.close, name="optimd-abandoned", daemon=True).start()
 
 
 def _frames(first: Message, frame_class: Callable[..., Message], payload: Payload, moving: Moving) -> Iterator[bytes]:
