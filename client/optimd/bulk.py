@@ -33,8 +33,9 @@ class Copier:
         Raises what any of its threads raises, after the last has ended.
         """
         self.stop()
-        threads = min(THREADS_MAX, len(os.sched_getaffinity(0)))
-        if threads == 1 or target.nbytes < THREADED_BYTES_MIN:
+        small = target.nbytes < THREADED_BYTES_MIN
+        threads = 1 if small else min(THREADS_MAX, len(os.sched_getaffinity(0)))
+        if threads == 1:
             _fill(target, list(sources))
             return
         turns, places = _turns(target, sources), itertools.count()

@@ -155,8 +155,8 @@ class Scene:
         number = self.gradients_left
         self.books.open.add(number)
         result = push({}, number)
-        self.books.open.remove(number)
         (self.books.once if result.status == "applied" else self.books.never).add(number)
+        self.books.open.remove(number)
         return result
 
     def step(self, **options: Any) -> Any:
@@ -399,6 +399,7 @@ def by_signals(scene: Scene, seconds: float) -> Report:
                 signal.setitimer(signal.ITIMER_REAL, dice.uniform(2e-4, 5e-3))
                 for _ in range(90):
                     scene.step()
+                signal.setitimer(signal.ITIMER_REAL, 0)
             except Interrupt:
                 report.interrupts += 1
             scene.go_on()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimd.command import printable
 from optimd.demo.rules import RULES, optimizer_of
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
         print("optimd demo: interrupted", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        print(f"optimd demo: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"optimd demo: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
         return EXIT_FAILED
     facts = {name: _facts(name, options.workers, outcome) for name, outcome in outcomes.items()}
     if options.compare:
