@@ -59,6 +59,7 @@ from optimd_server.runtime.parameters import MemoryFor, Parameters
 from optimd_server.runtime.scans import Scans
 from optimd_server.runtime.shards import ShardGroup
 from optimd_server.runtime.sharing import JobSharing, WorkerMemory
+from optimd_server.runtime.shielded import to_its_end
 from optimd_server.runtime.threads import KernelThreads
 from optimd_server.runtime.waiting import Waiting
 from optimd_server.state import Claim, SharedGradient, StagedGradient
@@ -295,11 +296,13 @@ class JobHost:
 
     async def open_shared(self, worker: str, epoch: int) -> WorkerMemory:
         """Make shared memory for a live epoch of a job that shares. Raises Refused(SHARED_MEMORY_UNAVAILABLE, ...)."""
-        async with self._staging.opening:
-            self._staging.check_shared(self.sharing.has(worker, epoch))
-            memory = await asyncio.to_thread(self.sharing.make, worker)
-            self.handle(SignOfLife(worker, epoch))
-            self.sharing.keep(worker, epoch, memory)
+        return await to_its_end(self._staging.opening, lambda: self._open_shared(worker, epoch))
+
+    async def _open_shared(self, worker: str, epoch: int) -> WorkerMemory:
+        self._staging.check_shared(self.sharing.has(worker, epoch))
+        memory = await asyncio.to_thread(self.sharing.make, worker)
+        self.handle(SignOfLife(worker, epoch))
+        self.sharing.keep(worker, epoch, memory)
         return memory
 
     def note_transport(self, worker: str, epoch: int, transport: int, detail: str) -> None:
@@ -329,8 +332,7 @@ class JobHost:
                 return self.machine.version, pb.LOCATION_SHARED
             copy = self.sharing.copy_of(worker, epoch)
             if copy is not None:
-                # To its end, also if the call is given up: nobody may write to the parameters meanwhile.
-                return await asyncio.shield(asyncio.ensure_future(self.parameters.copy_to(copy))), pb.LOCATION_COPY
+                return await self.parameters.copy_to(copy), pb.LOCATION_COPY
         return self.machine.version, pb.LOCATION_NONE
 
     def give_up(self, staged: Claim) -> None:

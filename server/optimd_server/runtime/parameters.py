@@ -13,14 +13,16 @@ from optimd_server.core.events import Version
 from optimd_server.optimizers.kernels import Float32s
 from optimd_server.runtime.encoded import EncodedParameters, ParameterMessages
 from optimd_server.runtime.shards import ShardGroup
+from optimd_server.runtime.shielded import to_its_end
 from optimd_server.state.bulk import RunOnThreads
 
 
 class Parameters:
     """Use it on the event loop alone. Everything raises what `check` does, if that is so once nothing changes them.
 
-    still: held while nothing else may work on the slabs; on_threads: whether updates are made elsewhere than on the
-    event loop. version: theirs now. `messages`: as they are sent.
+    still: held while nothing else may work on the slabs, to the end of a thread's work also if its call is given up.
+    on_threads: whether updates are made elsewhere than on the event loop. version: theirs now. `messages`: as they are
+    sent.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Parameters:
             self._check()
             self._shards.copy_parameters(target, self._run)
             return self._version()
-        async with self._still:
-            self._check()
-            version = self._version()
-            await asyncio.to_thread(self._shards.copy_parameters, target, self._run)
-            return version
+        return await to_its_end(self._still, lambda: self._copy_on_threads(target))
+
+    async def _copy_on_threads(self, target: Float32s) -> Version:
+        self._check()
+        version = self._version()
+        await asyncio.to_thread(self._shards.copy_parameters, target, self._run)
+        return version
 
     async def copied(self) -> tuple[Version, Float32s]:
         """One private vector, and its version. Raises Refused(BACKLOG_FULL)."""
@@ -68,12 +72,14 @@ class Parameters:
             if not self._on_threads:
                 self._check()
                 return self._known(bfloat16) or self.messages.make(self._version(), bfloat16)
-            async with self._still:
-                self._check()
-                known = self._known(bfloat16)
-                if known is not None:
-                    return known
-                return await asyncio.to_thread(self.messages.make, self._version(), bfloat16)
+            return await to_its_end(self._still, lambda: self._encode_on_threads(bfloat16))
+
+    async def _encode_on_threads(self, bfloat16: bool) -> EncodedParameters:
+        self._check()
+        known = self._known(bfloat16)
+        if known is not None:
+            return known
+        return await asyncio.to_thread(self.messages.make, self._version(), bfloat16)
 
     def _known(self, bfloat16: bool) -> EncodedParameters | None:
         return self.messages.known(self._version(), bfloat16=bfloat16)
