@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import grpc
 import numpy as np
 import pytest
 from optimd_server.runtime import ServerConfig
+from optimd_server.service import app
 from optimdpb.specs import SGD, Async, JobSpec, Layout, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -131,6 +133,21 @@ def test_an_upload_that_stops_is_cut_off_and_another_makes_the_job_ready(client:
     over.set()
     client.call("UploadParameters", upload_messages("j", token, LAYOUT, START))
     assert client.join("j", "w0").epoch
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"PRI * HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], ids=["nothing", "half", "no settings"]
+)
+def test_who_connects_and_does_not_speak_http2_is_closed(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**dict(app._OPTIONS), "grpc.server_handshake_timeout_ms": 300}
+    assert options.keys() == dict(app._OPTIONS).keys(), "the option is one that the server sets"
+    monkeypatch.setattr(app, "_OPTIONS", tuple(options.items()))
+    with served() as server:
+        host, port = server.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(sent)
+            while connection.recv(1000):
+                pass
 
 
 @pytest.mark.parametrize("how", ["expired", "joined again", "left"])
