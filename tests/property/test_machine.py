@@ -431,7 +431,7 @@ class Life(RuleBasedStateMachine):
         if isinstance(model, SyncModel):
             assert bool(words) == (not model.finished and model.update is None)
             if words and model.members is not None and len(model.live) >= model.least:
-                assert {name for name in NAMES if f"{name} (last seen" in words} == set(model.awaited())
+                assert {name for name in NAMES if f"{name} (" in words} == set(model.awaited())
         else:
             assert bool(words) == bool(model.untold or not (model.finished or model.update or model.live))
 
