@@ -38,6 +38,7 @@ CHUNK_BYTES = 1 << 20
 OPEN_S_MAX = 10.0
 FILLED_PER_S_MIN = 1e7
 _RPCS = {rpc.name: rpc for service in pb.DESCRIPTOR.services_by_name.values() for rpc in service.methods}
+_LOCK_COMPLAINTS = ("cannot release un-acquired lock", "release unlocked lock")
 _DETAILS_KEY = "grpc-status-details-bin"
 _OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -134,7 +135,7 @@ class GrpcTransport:
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
         """See Transport.pull."""
 
-        moving = Moving(timeout_s)
+        moving = Moving(timeout_s, is_sending=False)
         is_long = flat.nbytes > CHUNK_BYTES
 
         def receive(link: _Link) -> tuple[pb.Header, pb.ParametersHeader]:
@@ -153,7 +154,7 @@ class GrpcTransport:
         self, method: str, first: Message, frame_class: Callable[..., Message], payload: Payload, timeout_s: float
     ) -> Any:
         """Send a payload and take the one answer."""
-        moving = Moving(timeout_s)
+        moving = Moving(timeout_s, is_sending=True)
 
         def exchange(link: _Link) -> Any:
             call = link.method(method).future(_frames(first, frame_class, payload, moving))
@@ -201,7 +202,7 @@ class GrpcTransport:
             failure = CallLost(str(error))
         except RuntimeError as error:
             # An interrupt in a wait of gRPC's: Python then releases a lock that it has not got back.
-            if "un-acquired lock" in str(error) and error.__context__ is not None:
+            if str(error) in _LOCK_COMPLAINTS and error.__context__ is not None:
                 raise error.__context__ from None
             raise
         else:

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 LOOK_S = 1.0
 # What vanishes into buffers on the way says nothing about the other end.
-MOVED_BYTES_MIN = 4 << 20
+BUFFERED_BYTES_MAX = 4 << 20
+# These buffers are given so long to empty themselves.
+LINK_BYTES_PER_S_MIN = 1e5
 
 
 class Moving:
     """How far a transfer has come, and when it last did. `is_over`: nobody waits for it any more."""
 
-    def __init__(self, stall_s: float) -> None:
+    def __init__(self, stall_s: float, *, is_sending: bool) -> None:
         self._stall_s = stall_s
+        self._buffered_bytes_max = BUFFERED_BYTES_MAX if is_sending else 0
         self._moved_s = time.monotonic()
         self._moved_bytes = 0
         self.is_over = False
@@ -28,12 +31,13 @@ class Moving:
     @property
     def moved(self) -> bool:
         """Whether many bytes have got through."""
-        return self._moved_bytes >= MOVED_BYTES_MIN
+        return self._moved_bytes >= BUFFERED_BYTES_MAX
 
     @property
     def stands_still(self) -> bool:
         """Whether nothing has moved for longer than it may."""
-        return time.monotonic() - self._moved_s > self._stall_s
+        empty_s = min(self._moved_bytes, self._buffered_bytes_max) / LINK_BYTES_PER_S_MIN
+        return time.monotonic() - self._moved_s > self._stall_s + empty_s
 
     def watch(self, cancel: Callable[[], object]) -> None:
         """Cancel the transfer, from a thread, once it stands still. The thread ends soon after the transfer."""

@@ -201,3 +201,21 @@ def test_another_range_test_that_took_its_place_is_said(server: FakeServer, work
     server.plan("GetRangeTest", change(), change(request_id="other"), change(request_id="other"))
     with pytest.raises(optimd.Refused, match="another one took its place: 'other'"):
         worker.range_test(compute)
+
+
+def test_a_lease_counts_from_when_join_was_sent(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Behind an answer that came late it may be over already."""
+    monkeypatch.setattr(fake_server, "LEASE_MS", 600)
+
+    def late(process: Callable[[], Any], _: grpc.ServicerContext) -> Any:
+        answer = process()
+        threading.Event().wait(0.7)
+        return answer
+
+    with optimd.connect(server.address, job="j", worker="w0") as worker:
+        worker.ensure_job(START, optimd.SGD(0.1), optimd.Sync(1))
+        assert worker._membership.surely_live
+        server.plan("Join", late)
+        worker._membership.join()
+        assert not worker._membership.surely_live
+        eventually(lambda: worker._membership.surely_live, "a heartbeat")
