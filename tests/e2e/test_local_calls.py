@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optimd
 import pytest
 from optimd.transport import CallLost
@@ -83,6 +84,14 @@ def test_beyond_the_most_connections_workers_go_by_grpc(server: ThreadServer, mo
     with joined(server.address) as first, joined(server.address, "w1") as second:
         assert [is_local(first), is_local(second)] == [True, False]
         eventually(lambda: second.status().workers[1].transport == "grpc", "a heartbeat")
+
+
+def test_a_worker_that_joins_is_no_stranger(server: ThreadServer, caplog: pytest.LogCaptureFixture) -> None:
+    """It looks whether it can reach the socket before it asks for memory."""
+    with optimd.connect(server.address, job="large", worker="w0") as worker:
+        worker.ensure_job({"w": np.zeros(20_000, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
+        assert worker._membership.memory is not None
+    assert not [record.message for record in caplog.records if record.levelname == "WARNING"]
 
 
 def in_thread(call: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:

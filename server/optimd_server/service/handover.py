@@ -156,7 +156,7 @@ class Handover:
                 await self.local.take(connection.dup())
             elif token in self._offers:
                 self._hand_over(token, connection)
-            else:
+            elif token:  # who sends none has looked whether this socket can be reached, as every worker does
                 self._report(peer, "no token that is good")
         except TimeoutError:
             self._report(peer, f"nothing in {SILENT_S:g} s")
