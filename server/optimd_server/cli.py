@@ -114,10 +114,17 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     await _first_of(starting, ending.first)
     if not starting.done():
         _leave(EXIT_OK, "")  # nothing was served, so nothing is to be saved
-    print(f"serving on {host}:{starting.result()}", flush=True)
+    try:
+        bound = starting.result()
+    except BaseException:
+        await service.stop()  # what it has begun: it serves nothing, so nothing is saved
+        raise
+    print(f"serving on {host}:{bound}", flush=True)
     await ending.first.wait()
     stopping = loop.create_task(service.stop())
     await _first_of(stopping, ending.last)
+    if not stopping.done() and runtime.saved_all:
+        _leave(EXIT_OK, "")
     if not stopping.done():
         _leave(EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
     await stopping

@@ -18,6 +18,7 @@ import optimd
 import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
+from optimd.status import job_text
 from optimd_server.storage import read_snapshot, vector_names
 from optimdpb.specs import Layout, Tensor
 
@@ -221,6 +222,7 @@ def test_a_damaged_snapshot_is_that_jobs_fault_alone(data: Path) -> None:
             status = worker.status()
             assert status.state == "failed"
             assert f"snapshot {path}: expected crc32c" in status.failure
+            assert status.failure in job_text("bad", status)
             for call in (
                 lambda: worker.ensure_job(start, optimd.SGD(0.1), optimd.Sync(1)),
                 worker.pull,

@@ -142,3 +142,27 @@ def test_a_hangup_that_nohup_ignores_is_ignored() -> None:
         server.process.send_signal(signal.SIGHUP)
         client.call("GetServerInfo", pb.GetServerInfoRequest())
         assert server.process.poll() is None
+
+
+def test_a_directory_that_fails_behind_the_port_ends_the_start(tmp_path: Path) -> None:
+    """The mark that a server serves from it cannot be made."""
+    (tmp_path / "running").mkdir()
+    with started("--data-dir", str(tmp_path)) as server:
+        out, said = server.communicate(timeout=60)
+    assert (server.returncode, out) == (1, "")
+    assert said.splitlines()[-1] == f"optimd serve: [Errno 21] Is a directory: '{tmp_path / 'running'}'"
+
+
+def test_who_watches_health_and_takes_nothing_holds_up_neither_start_nor_end(tmp_path: Path) -> None:
+    """Such a watcher holds a lock inside of the health service."""
+
+    async def main() -> None:
+        service = Service(Runtime(ServerConfig(threads=1, data_dir=tmp_path)))
+        async with service._health._server_watchers[""]:
+            async with asyncio.timeout(20):
+                await service.start("127.0.0.1", 0)
+                assert (tmp_path / "running").exists()
+                await service.stop()
+        assert not (tmp_path / "running").exists()
+
+    asyncio.run(main())

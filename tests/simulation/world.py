@@ -122,6 +122,12 @@ class World:
         """A new process on what the disk holds."""
         self.runtime = Runtime(self.scenario.config, self.server_clock, SimulatedStore(self.disk), self.loop.time)
         self._starting = self.loop.create_task(self._start(self.runtime))
+        self._starting.add_done_callback(self._has_started)
+
+    def _has_started(self, starting: asyncio.Task[None]) -> None:
+        error = None if starting.cancelled() else starting.exception()
+        if error is not None:
+            self.loop.fail(error)
 
     async def _start(self, runtime: Runtime) -> None:
         """As Service.start() does it."""

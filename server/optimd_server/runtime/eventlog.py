@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -24,7 +25,8 @@ from optimd_server.core.log import Plain, plain_event
 from optimd_server.core.plain import json_line, of_json_line
 from optimd_server.core.saved import restore
 from optimd_server.runtime.config import ServerConfig
-from optimd_server.storage.directory import folder_name
+from optimd_server.storage.directory import FOLDER_MODE, folder_name
+from optimd_server.storage.snapshot import FILE_MODE
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +38,8 @@ def open_event_log(config: ServerConfig, job: str, spec: JobSpec, machine_argume
         return None
     path = folder / f"{folder_name(job)}-{machine_arguments['epochs_from']}.jsonl"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("x")
+        folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
+        file = open(path, "x", opener=lambda name, flags: os.open(name, flags, FILE_MODE))  # noqa: SIM115
     except Exception as error:
         log.warning("job %s goes on without an event log: %s", job, error)
         return None

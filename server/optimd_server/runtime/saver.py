@@ -33,7 +33,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class Saver:
     """Saves and restores the jobs of one server in its store; saves one at a time.
 
-    hurried: at the end nothing is tried again. unsaved: what save_all() has not saved, by job: why.
+    hurried: at the end nothing is tried again. unsaved: what save_all() has not saved, by job: why. ended: it is over.
     """
 
     def __init__(self, store: Store) -> None:
@@ -42,6 +42,7 @@ class Saver:
         self._thread = DaemonThread("optimd-storage")
         self.hurried = False
         self.unsaved: dict[str, str] = {}
+        self.ended = False
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -119,6 +120,7 @@ class Saver:
                 await asyncio.sleep(RETRY_INTERVAL_S)
         try:
             await self._call(lambda: self._store.mark_ended(self.unsaved))
+            self.ended = True
         except OSError as error:
             raise Refused("STORAGE_FAILED", f"the data directory failed: {error}", problem=error) from error
         if self.unsaved:

@@ -146,6 +146,11 @@ class Runtime:
             self._saver.hurried = True
 
     @property
+    def saved_all(self) -> bool:
+        """Whether nothing is lost if the process ends now."""
+        return self._saver is None or not self.started or (self._saver.ended and not self._saver.unsaved)
+
+    @property
     def unsaved(self) -> list[str]:
         """Jobs that save_all() has not saved, or not yet."""
         return [] if self._saver is None else sorted(self._saver.unsaved)

@@ -32,6 +32,9 @@ _OPTIONS = (
     ("grpc.max_connection_idle_ms", 300_000),
 )
 
+# So long those who watch the server's health have to be told.
+HEALTH_S = 0.5
+
 
 class Service:
     """Serves a runtime: start() binds, prepares and serves; stop() saves and ends."""
@@ -89,8 +92,9 @@ class Service:
         return bound
 
     async def _set_health(self, status: int) -> None:
-        for name in self._health_names:
-            await self._health.set(name, status)
+        """Tell those who watch, but do not wait for one that takes nothing."""
+        telling = [asyncio.create_task(self._health.set(name, status)) for name in self._health_names]
+        await asyncio.wait(telling, timeout=HEALTH_S)
 
     async def stop(self) -> None:
         """Tell health checks, let waiting calls answer, save, then give streams a moment and cut them.
@@ -98,7 +102,7 @@ class Service:
         Nothing that a caller does, or leaves undone, keeps anything from being saved. Raises Refused(STORAGE_FAILED) if
         a job could not be saved.
         """
-        await self._health.enter_graceful_shutdown()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self._runtime.freeze()
         try:
             await self._runtime.save_all()
