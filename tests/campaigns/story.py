@@ -19,10 +19,11 @@ import numpy as np
 import optimd
 from numpy.typing import NDArray
 from optimd.surroundings import Machine
-from optimd.transport import GrpcTransport, NotShared
+from optimd.transport import GrpcTransport
 from optimd_server.runtime import ServerConfig
 from optimdpb.errors import OutcomeUnknown, Refused, ServerUnavailable
 
+from tests.campaigns.interrupts import Remote
 from tests.support.servers import ThreadServer
 
 PLACES = 64
@@ -41,17 +42,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 class JobOver(Exception):
     """The job has failed."""
-
-
-class Remote(GrpcTransport):
-    """As on another machine: no shared memory, no unix socket."""
-
-    def share_memory(self, *_: Any) -> Any:
-        """See Transport."""
-        raise NotShared("as on another machine")
-
-    def open_local(self, *_: Any) -> None:
-        """See Transport."""
 
 
 @dataclass

@@ -178,6 +178,69 @@ def test_a_tick_that_fails_is_its_own_jobs(config: ServerConfig, scenes: Callabl
     assert not scene.server.runtime._ticking.done()
 
 
+def fails_once(owner: Any, name: str, error: Exception) -> list[str]:
+    """The next call of a function raises; the names of those that have."""
+    real, met = getattr(owner, name), []
+
+    def once(*arguments: Any, **named: Any) -> Any:
+        if not met:
+            met.append(name)
+            raise error
+        return real(*arguments, **named)
+
+    setattr(owner, name, once)
+    return met
+
+
+@pytest.mark.parametrize(
+    ("config", "owner", "name"),
+    [
+        (SMALL, lambda host: host.shards, "flat_parameters"),
+        (SMALL, lambda host: host.shards.shards[0], "stage"),
+        (SMALL, lambda host: host.parameters.messages, "make"),
+        (LARGE, lambda host: host.parameters.messages, "make"),
+    ],
+    ids=["a step's parameters", "a gradient", "parameters on the loop", "parameters on threads"],
+)
+def test_who_finds_no_memory_comes_again_and_nothing_is_lost(
+    config: ServerConfig, owner: Callable[[JobHost], Any], name: str, scenes: Callable[..., Scene]
+) -> None:
+    scene = scenes(config)
+    host = scene.server.host("bad")
+    met = scene.server.on_loop(lambda: fails_once(owner(host), name, MemoryError()))
+    for _ in range(2):
+        results = scene.together(lambda worker: worker.step(ONES))
+        assert [getattr(result, "status", result) for result in results] == ["applied"] * 2
+    observer = optimd.connect(scene.address, job="bad", observer=True, timeout_s=20)
+    assert observer.pull()["w"].tolist() == [-4.0] * ELEMENTS
+    assert observer.status().failure == ""
+    observer.close()
+    assert met == [name]
+    assert scene.server.on_loop(lambda: host.shards.staged) == {}
+
+
+def test_a_step_without_parameters_does_not_say_that_the_push_was_not_taken(scenes: Callable[..., Scene]) -> None:
+    """The reason why they cannot be sent would: the next gradient would go out under the same seq, and be lost."""
+    scene = scenes(SMALL)
+    host = scene.server.host("bad")
+    error = Refused("JOB_FAILED", "between its outcome and its parameters")
+    met = scene.server.on_loop(lambda: fails_once(host.parameters, "copied", error))
+    for _ in range(2):
+        results = scene.together(lambda worker: worker.step(ONES))
+        assert [getattr(result, "status", result) for result in results] == ["applied"] * 2
+    assert met
+    assert scene.server.vectors("bad")[0].tolist() == [-4.0] * ELEMENTS
+
+
+def test_workers_of_a_failed_job_renew_their_leases_no_more(scenes: Callable[..., Scene]) -> None:
+    scene = scenes(ServerConfig(**{**vars(SMALL), "lease_s": 0.6}))
+    alive = {thread.name for thread in threading.enumerate()} & {"optimd-lease-w0", "optimd-lease-w1"}
+    assert alive, "they are renewed while the job goes on"
+    scene.break_it("Ticked")
+    scene.good.leave()
+    eventually(lambda: not any("optimd-lease" in thread.name for thread in threading.enumerate()), "heartbeats to end")
+
+
 def test_an_untrusted_job_is_not_saved_and_the_others_are(scenes: Callable[..., Scene], tmp_path: Path) -> None:
     config = ServerConfig(**{**vars(SMALL), "data_dir": tmp_path})
     scene = scenes(config)
