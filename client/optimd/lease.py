@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
@@ -38,6 +39,7 @@ class LeaseKeeper:
         self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._idle_s = idle_s
         self._end: Callable[[], None] | None = None
+        self._starts = 0
         self._is_over = self._is_abandoned = False
         self._is_shared, self._why_not = False, ""
         self.epoch = request.epoch
@@ -46,8 +48,16 @@ class LeaseKeeper:
         self.local_calls = joined.local_calls
 
     def start(self) -> None:
-        """Begin; once."""
-        self._end = self._surroundings.repeat(self._interval_s, self._beat, f"optimd-lease-{self._request.worker}")
+        """Begin."""
+        self._starts += 1
+        beat = partial(self._beat, self._starts)
+        self._end = self._surroundings.repeat(self._interval_s, beat, f"optimd-lease-{self._request.worker}")
+
+    def restart(self) -> None:
+        """The connection was given up: it may hold the thread of a heartbeat for ever. Go on in another."""
+        if self._end is not None and not self._is_over:
+            self._end()
+            self.start()
 
     def tell_memory(self, is_shared: bool, why_not: str) -> None:
         """From the next heartbeat on the server knows whether payloads travel in shared memory, and why not."""
@@ -75,8 +85,8 @@ class LeaseKeeper:
         """
         self._is_abandoned = self._is_over = True
 
-    def _beat(self) -> bool:
-        if self._is_over:
+    def _beat(self, start: int) -> bool:
+        if self._is_over or start != self._starts:
             if self._is_abandoned:
                 self._transport.close()
             return False

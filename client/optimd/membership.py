@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -89,6 +90,7 @@ class Membership:
             session.transport, session.surroundings, request, joined, sent_s, self._idle_s
         )
         keeper.start()
+        session.transport.on_new_link = weakref.WeakMethod(keeper.restart)
         self._no_calls = b""
         memory = self._share(keeper, joined, joined.shared_memory.socket)
         self._open_calls(keeper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,8 +46,11 @@ class CallThrottled(CallFailed):
 class Transport(Protocol):
     """Calls of the contract. Each raises Refused, which consumed no seq, or a CallFailed; ForkedWorker in a fork.
 
-    timeout_s: how long a unary call may take, or a stream stand still.
+    timeout_s: how long a unary call may take, or a stream stand still. `on_new_link`: gives what to call when a
+    connection was given up for a new one.
     """
+
+    on_new_link: Callable[[], Callable[[], None] | None]
 
     def call(self, method: str, request: Message, timeout_s: float) -> Any:
         """A unary call by its rpc name."""

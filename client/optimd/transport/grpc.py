@@ -59,6 +59,7 @@ class GrpcTransport:
     def __init__(self, address: str) -> None:
         self._address = address
         self._closed = False
+        self.on_new_link: Callable[[], Callable[[], None] | None] = lambda: None
         self._link: _Link | None = None
         # Threads that are in a call, or were cut off in one, and over which link.
         self._calling: dict[int, _Link] = {}
@@ -228,6 +229,9 @@ class GrpcTransport:
             self._link = None
             link.abandon()
             link = None
+            renew = self.on_new_link()
+            if renew is not None:
+                renew()
         if link is None:
             if self._closed:  # a heartbeat must not open it anew
                 raise CallLost("this connection was closed")

@@ -14,6 +14,7 @@ from optimd import session
 from optimd.transport import CallLost, grpc, moving
 
 from tests.e2e.scene import eventually
+from tests.unit.client import fake_server
 from tests.unit.client.conftest import MakeWorker
 from tests.unit.client.fake_server import FakeServer
 
@@ -135,6 +136,35 @@ def test_a_channel_on_which_a_call_was_cut_off_is_not_used_again(
     assert worker.status().state == "ready"
     assert transport._link is not link
     assert worker.push(gradient()).status == "applied"
+
+
+def test_heartbeats_go_on_though_their_thread_never_comes_back(
+    server: FakeServer, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC holds it for ever: another thread was cut off with its lock."""
+    monkeypatch.setattr(fake_server, "LEASE_MS", 90)
+    worker = make_worker()
+    transport: Any = worker._session.transport
+    stuck, over = threading.Event(), threading.Event()
+
+    def hold(*_: Any, **__: Any) -> Any:
+        stuck.set()
+        over.wait(30)
+        raise CallLost("at last")
+
+    def cut(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(transport._link._methods, "Heartbeat", hold)
+    assert stuck.wait(10)
+    monkeypatch.setitem(transport._link._methods, "GetJob", cut)
+    with pytest.raises(KeyboardInterrupt):
+        worker.status()
+    server.calls.clear()
+    worker.status()
+    eventually(lambda: len(server.requests("Heartbeat")) > 2, "heartbeats")
+    over.set()
+    eventually(lambda: len([t for t in threading.enumerate() if t.name == "optimd-lease-w0"]) == 1, "one thread")
 
 
 @pytest.mark.parametrize("make_lock", [threading.Lock, threading.RLock])
