@@ -73,9 +73,11 @@ class Puller:
 
         None if they may have changed meanwhile: pull them.
         """
-        memory = self._membership.memory
-        if memory is None or flat is not memory.parameters:
+        if flat.flags.owndata:
             return tensors.unpack(self._session.layout, flat)
+        memory = self._membership.memory
+        if memory is None or flat is not memory.parameters:  # a signal handler has left the job meanwhile
+            return None
         return self._copied(flat) if copy else self._buffers.in_place(flat)
 
     def _copied(self, shared: Float32s, target: Float32s | None = None) -> Parameters | None:

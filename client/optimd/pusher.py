@@ -157,8 +157,7 @@ class Pusher:
             raise
         membership.memory_in_use = False
         if answer.parameters.location in (pb.LOCATION_SHARED, pb.LOCATION_COPY):
-            assert memory is not None
-            parameters = memory.parameters
+            parameters = None if memory is None else memory.parameters
         return answer, parameters
 
     def _encoder_of(self, elements: int) -> Encoder:

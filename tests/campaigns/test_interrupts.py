@@ -43,7 +43,7 @@ def tell(capsys: pytest.CaptureFixture[str], what: str, *reports: Report) -> Non
 @pytest.mark.parametrize("way", WAYS)
 def test_some_lines_of_every_call(server: ThreadServer, way: str, capsys: pytest.CaptureFixture[str]) -> None:
     scene = Scene(server, next(_jobs), WAYS[way], optimd.Async())
-    reports = [at_every_event(scene, call, first=place % 37, stride=37) for place, call in enumerate(CALLS)]
+    reports = [at_every_event(scene, call, first=place % 47, stride=47) for place, call in enumerate(CALLS)]
     scene.end()
     tell(capsys, way, *reports)
 

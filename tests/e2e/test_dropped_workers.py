@@ -54,3 +54,29 @@ def test_the_round_goes_on_without_it(task: Any, elements: int) -> None:
         with joined(server, "w1", elements) as other:
             assert other.step({"w": np.ones(elements, np.float32)}).status == "applied"
             assert [each.worker for each in other.status().workers] == ["w1"]
+
+
+@pytest.mark.parametrize("elements", [10, 20_000])
+def test_a_signal_handler_may_leave_in_the_middle_of_a_step(elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on SIGTERM; what was sent counts, and what comes back belongs to the caller."""
+    with ThreadServer(ServerConfig(threads=1, lease_s=LEASE_S, tick_interval_s=0.05)) as server:
+        worker = optimd.connect(server.address, job="j", worker="w0")
+        worker.ensure_job({"w": np.zeros(elements, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
+        worker.pull()
+        transport: Any = worker._session.transport
+        step = transport.step
+
+        def interrupted(*arguments: Any) -> Any:
+            answer = step(*arguments)
+            worker.leave()
+            return answer
+
+        transport.step = interrupted
+        result = worker.step({"w": np.ones(elements, np.float32)})
+        assert result.status == "applied"
+        assert set(result.parameters["w"].tolist()) == {-1.0}
+        result.parameters["w"][:] = 7.0
+        assert worker.status().workers == ()
+        transport.step = step
+        assert worker.step({"w": np.ones(elements, np.float32)}).parameters["w"][0] == -2.0
+        worker.close()
