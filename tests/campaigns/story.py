@@ -78,7 +78,7 @@ class Story:
     """One life of a server on a folder. What must not be is an AssertionError.
 
     books: of each job, over several lives. `lost`: jobs whose state was not to be trusted at the end, or was not saved,
-    or could not be restored; `not_in_order`: what the end said, if it was not; `unmarked`: the disk does not know whose.
+    or could not be restored; `not_in_order`: what the end said if it was not; `unmarked`: the disk does not say whose.
     """
 
     def __init__(self, folder: Path, kind: str, books: dict[str, Book]) -> None:
