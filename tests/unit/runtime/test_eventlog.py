@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +161,10 @@ def test_the_replay_ends_where_the_job_failed(
     said = capsys.readouterr().out
     assert "failed: ZeroDivisionError('a defect')" in said
     assert "w1" not in said
+
+
+def test_it_is_for_the_servers_user_alone(tmp_path: Path) -> None:
+    log = opened(tmp_path / "logs")
+    assert log is not None
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (log.path.parent, log.path)] == [0o700, 0o600]
+    log.close()
