@@ -120,8 +120,10 @@ class Membership:
 
     def shared_buffer(self, flat: NDArray[np.float32]) -> int:
         """The number by which the server knows this vector, 0 if it does not."""
-        gradients = self.memory.gradients if self.memory is not None else ()
-        return next((number for number, own in enumerate(gradients, 1) if own is flat), 0)
+        memory = self.memory
+        if memory is None:
+            return 0
+        return next((number for number, own in enumerate(memory.gradients, 1) if own is flat), 0)
 
     def leave(self) -> None:
         """End it; harmless without one. Does not insist on an answer: the lease ends by itself."""
