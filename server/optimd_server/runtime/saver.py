@@ -119,7 +119,8 @@ class Saver:
             if to_save:
                 await asyncio.sleep(RETRY_INTERVAL_S)
         try:
-            await self._call(lambda: self._store.mark_ended(self.unsaved))
+            async with self._saving:  # a save that was given up would take the mark of its job for one of before
+                await self._call(lambda: self._store.mark_ended(self.unsaved))
             self.ended = True
         except OSError as error:
             raise Refused("STORAGE_FAILED", f"the data directory failed: {error}", problem=error) from error

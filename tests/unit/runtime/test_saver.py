@@ -229,6 +229,37 @@ def test_a_job_that_cannot_be_trusted_is_not_saved_and_the_others_are(tmp_path: 
     assert set(stored(tmp_path)) == {"b", "c"}
 
 
+def test_a_given_up_save_of_before_does_not_hide_what_was_lost_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_image_of(host: JobHost) -> Snapshot:
+        image = await real(host)
+        copied.set()
+        await goes_on.wait()
+        return image
+
+    real = saver.image_of
+
+    async def work(runtime: Runtime) -> None:
+        host = ready(runtime, "j")
+        await runtime.save(host)
+        monkeypatch.setattr(saver, "image_of", slow_image_of)
+        save = asyncio.create_task(runtime.save(host))
+        await copied.wait()
+        await give_up(save)
+        host.fail(RuntimeError("half way"), "an update of after the copy", trusted=False)
+        runtime.freeze()
+        asyncio.get_running_loop().call_later(0.1, goes_on.set)
+        with pytest.raises(Refused, match="job 'j' failed"):
+            await runtime.save_all()
+        await asyncio.wait_for(runtime._saver._saving.acquire(), WAIT_S)  # type: ignore[union-attr]
+
+    run(tmp_path, work)
+    assert not stored(tmp_path)["j"].is_whole
+
+
 def full(job: str) -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
 
