@@ -58,7 +58,12 @@ class Runtime:
         if store is None and config.data_dir is not None:
             store = DataDirectory(config.data_dir)
         self._saver = None if store is None else Saver(store)
-        self._threads = KernelThreads(config.threads)
+        try:
+            self._threads = KernelThreads(config.threads)
+        except BaseException:
+            if self._saver is not None:
+                self._saver.close()
+            raise
         # Epochs of this process: above those of any process before it, as far as anything is remembered of them.
         start = secrets.randbits(STARTS_BITS) if store is None else store.start
         self._epochs_from = start << EPOCHS_PER_START_BITS
