@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 
-from tests.simulation.control_bugs import BUGS
+from tests.simulation.mischief_bugs import BUGS
 from tests.simulation.run import explore, find_bugs, replay
 
 

@@ -247,7 +247,7 @@ def a_member_that_left_is_waited_for() -> Any:
         return effects
 
     checks = patch.object(SyncRounds, "check_invariants", lambda self: None)
-    return _both(patch.object(SyncRounds, "epoch_over", epoch_over), checks)
+    return both(patch.object(SyncRounds, "epoch_over", epoch_over), checks)
 
 
 @bug
@@ -389,7 +389,8 @@ def a_void_round_counts_as_a_step() -> Any:
 
 
 @contextlib.contextmanager
-def _both(*patches: Any) -> Iterator[None]:
+def both(*patches: Any) -> Iterator[None]:
+    """All of these."""
     with contextlib.ExitStack() as stack:
         for each in patches:
             stack.enter_context(each)

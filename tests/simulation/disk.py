@@ -10,12 +10,21 @@ from pathlib import Path
 from optimd_server.core.plain import json_line, of_json_line
 from optimd_server.storage import Snapshot, Stored
 
+from tests.simulation.checkers import require
+
 
 class SimulatedDisk:
-    """What survives a crash. `full()`: whether the next save fails. `lacking`: jobs that were not saved at the end."""
+    """What survives a crash. `full()`: whether the next save fails. `lacking`: jobs that were not saved at the end.
 
-    def __init__(self, full: Callable[[], bool]) -> None:
+    write(): takes the time that it takes, on the thread of whoever saves. failing: jobs that cannot be saved;
+    refused: those that could not.
+    """
+
+    def __init__(self, full: Callable[[], bool], write: Callable[[], None]) -> None:
         self.full = full
+        self.write = write
+        self.failing: set[str] = set()
+        self.refused: set[str] = set()
         self.running = False
         self.lacking: set[str] = set()
         self.saved: dict[str, Snapshot] = {}
@@ -32,6 +41,7 @@ class SimulatedStore:
 
     def __init__(self, disk: SimulatedDisk) -> None:
         self._disk = disk
+        self._writing: set[str] = set()
         disk.starts += 1
         self.start = disk.starts
 
@@ -59,16 +69,49 @@ class SimulatedStore:
 
     def save(self, snapshot: Snapshot) -> Path:
         """See Store. What is plain must survive JSON, as it must in a manifest."""
-        if self._disk.full():
-            raise OSError(errno.ENOSPC, "no space left on the simulated disk")
-        self._disk.saves += 1
+        disk = self._disk
+        require(snapshot.job not in self._writing, f"job {snapshot.job} is saved twice at once")
+        self._writing.add(snapshot.job)
+        try:
+            disk.write()
+            if disk.full():
+                raise OSError(errno.ENOSPC, "no space left on the simulated disk")
+            if snapshot.job in disk.failing:
+                raise OSError(errno.EACCES, "the simulated disk has something against this job")
+        except OSError:
+            disk.refused.add(snapshot.job)
+            raise
+        finally:
+            self._writing.remove(snapshot.job)
+        disk.saves += 1
         state = of_json_line(json_line(snapshot.state))
-        self._disk.saved[snapshot.job] = Snapshot(snapshot.job, snapshot.spec, state, copy.deepcopy(snapshot.shards))
-        self._disk.lacking.discard(snapshot.job)
-        return Path(f"simulated/{snapshot.job}/{self._disk.saves}")
+        disk.saved[snapshot.job] = Snapshot(snapshot.job, snapshot.spec, state, copy.deepcopy(snapshot.shards))
+        disk.lacking.discard(snapshot.job)
+        return Path(f"simulated/{snapshot.job}/{disk.saves}")
 
     def make_room(self, job: str) -> None:
         """See Store."""
 
     def close(self) -> None:
         """See Store."""
+
+
+class FailingFile:
+    """What an event log writes to: takes so many lines, then fails for ever."""
+
+    def __init__(self, lines: int) -> None:
+        self._left = lines
+        self.closed = False
+
+    def write(self, text: str) -> None:
+        """See IO."""
+        self._left -= 1
+        if self._left < 0:
+            raise OSError(errno.ENOSPC, "no space left for the simulated event log")
+
+    def flush(self) -> None:
+        """See IO."""
+
+    def close(self) -> None:
+        """See IO."""
+        self.closed = True

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optimdpb.errors import Refused
-
 from tests.simulation.network import Weather
 from tests.simulation.operators import somebody_changes_the_rate, somebody_pauses, somebody_tests_the_range
 from tests.simulation.world import JOB, World
 
 
-def _downtime(world: World) -> None:
+def downtime(world: World) -> None:
     world.loop.call_later(world.dice.random() * 3.0, world.start_server)
 
 
@@ -19,7 +17,7 @@ def server_crashes(world: World) -> None:
     """kill -9 and a new process later."""
     if world.runtime is not None:
         world.crash_server()
-        _downtime(world)
+        downtime(world)
 
 
 def server_restarts(world: World) -> None:
@@ -29,24 +27,14 @@ def server_restarts(world: World) -> None:
 
     async def restart() -> None:
         await world.stop_server()
-        _downtime(world)
+        downtime(world)
 
     world.loop.create_task(restart())
 
 
 def snapshot(world: World) -> None:
     """An operator saves the job."""
-    runtime = world.runtime
-    if runtime is None or JOB not in runtime.jobs:
-        return
-
-    async def save() -> None:
-        try:
-            await runtime.save(runtime.jobs[JOB])
-        except Refused as error:
-            world.log("operator", f"no snapshot: {error.reason}")
-
-    world.loop.create_task(save())
+    world.loop.create_task(world.save(JOB))
 
 
 def disk_fills(world: World) -> None:

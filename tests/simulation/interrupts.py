@@ -12,6 +12,8 @@ import optimd
 from tests.simulation.loop import Fiber
 
 _CLIENT = str(Path(optimd.__file__).parent)
+# Python swallows what is raised there, and when they run is chance.
+_FINALIZERS = {"_dropped", "abandon"}
 
 
 class Interrupted(BaseException):
@@ -33,24 +35,17 @@ class Interruption:
             frame = frame.f_back
 
     def _enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._line if frame.f_code.co_filename.startswith(_CLIENT) else None
+        code = frame.f_code
+        is_traced = code.co_filename.startswith(_CLIENT) and code.co_name not in _FINALIZERS
+        return self._line if is_traced else None
 
     def _line(self, frame: FrameType, event: str, argument: Any) -> Any:
         if self._fiber.trace is None or event != "line":
             return self._line
         self._lines -= 1
-        if self._lines > 0 or _in_finalizer(frame):
+        if self._lines > 0:
             return self._line
         self._fiber.untrace()
         code = frame.f_code
         self._happened(f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_qualname}")
         raise Interrupted
-
-
-def _in_finalizer(frame: FrameType | None) -> bool:
-    """Python swallows what is raised there."""
-    while frame is not None:
-        if frame.f_code.co_name == "_dropped":
-            return True
-        frame = frame.f_back
-    return False

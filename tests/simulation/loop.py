@@ -61,13 +61,14 @@ class SimulatedLoop(asyncio.base_events.BaseEventLoop):
         self.call_later(self._executor_delay_s(), queue.add, _Work(future, partial(func, *args)))
         return future
 
-    def crash(self) -> None:
-        """What runs here dies between two callbacks: tasks, and work for executors."""
+    def crash(self, spared: asyncio.Task[Any] | None = None) -> None:
+        """What runs here dies between two callbacks: tasks, but for one, and work for executors."""
         queues, self._queues = self._queues, {}
         for queue in queues.values():
             queue.kill()
         for task in sorted(asyncio.all_tasks(self), key=lambda task: int(task.get_name().rpartition("-")[2])):
-            task.cancel()
+            if task is not spared:
+                task.cancel()
 
     def _fail_on(self, _: Any, context: dict[str, Any]) -> None:
         self.fail(context.get("exception") or AssertionError(context["message"]))

@@ -15,7 +15,9 @@ from optimd.encoding import Payload
 from optimd.transport import CallLost, CallThrottled, NotShared, SharedMemory
 from optimd.transport.failures import failure_of
 from optimd_server.runtime import Runtime
+from optimd_server.service import dispatch
 from optimd_server.service.changes import ChangeService
+from optimd_server.service.dispatch import Gate
 from optimd_server.service.errors import status_of
 from optimd_server.service.jobs import JobService
 from optimd_server.service.payloads import PayloadService
@@ -29,6 +31,8 @@ from tests.simulation.interrupts import Interrupted
 from tests.simulation.loop import Fiber, SimulatedLoop
 
 Float32s = NDArray[np.float32]
+# For ever.
+STALLED_S = 1e6
 # What the server does for one call: gets its methods by name, returns the answer.
 Exchange = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
 
@@ -58,13 +62,14 @@ class Network:
     """Between all clients and one server. `methods`: None while the server is down. `cut_off`: who cannot reach it.
 
     broken: chance that a proxy or a defect answers a call with a status of its own, before or after the server.
+    stalled: chance that a stream of a client stops in its middle.
     """
 
     def __init__(self, loop: SimulatedLoop, dice: random.Random) -> None:
         self._loop = loop
         self._dice = dice
         self.weather = Weather()
-        self.broken = 0.0
+        self.broken = self.stalled = 0.0
         self._joins: dict[str, set[object]] = {}
         self.methods: dict[str, Any] | None = None
         self.cut_off: set[str] = set()
@@ -135,6 +140,7 @@ class Network:
     def _begin(self, call: Call) -> None:
         assert self.methods is not None
         self.handling[call] = None
+        call.began_s = self._loop.time()
         call.task = self._loop.create_task(call.exchange(self.methods))
         call.task.add_done_callback(lambda task: self._answer(call, task))
 
@@ -189,6 +195,7 @@ class Call:
         self.fiber = fiber
         self.sender = sender
         self.task: asyncio.Task[Any] | None = None
+        self.began_s = 0.0
         self.done = False
 
     def twin(self) -> Call:
@@ -216,12 +223,17 @@ class Call:
 def methods_of(runtime: Runtime) -> dict[str, Any]:
     """What a server does, by rpc name."""
     services = JobService(runtime), ChangeService(runtime), WorkerService(runtime), PayloadService(runtime)
-    return {name: method for service in services for name, method in service.methods().items()}
+    methods: dict[str, Any] = {name: method for service in services for name, method in service.methods().items()}
+    return {**methods, "gate": Gate(runtime.config)}
 
 
 def _framed(message: Any, data: NDArray[np.uint8]) -> Framed:
     """As it reaches the server."""
     return framed(with_data(message, data), type(message))
+
+
+def _as_it_is(frame: Any) -> Any:
+    return frame
 
 
 class SimulatedTransport:
@@ -303,11 +315,13 @@ class SimulatedTransport:
         async def frames() -> AsyncIterator[Any]:
             yield _framed(first, data[:0])
             for start in range(0, data.size, size):
-                await asyncio.sleep(network.way_s())
+                await asyncio.sleep(STALLED_S if network.happens(network.stalled) else network.way_s())
                 chunk = data[start : start + size]
                 yield _framed(frame_class(offset_bytes=start, crc32c=crc32c(chunk)), chunk)
 
-        return self._exchange(method, lambda methods: methods[method](frames()), timeout_s)
+        return self._exchange(
+            method, lambda methods: methods[method](dispatch._each(_as_it_is, methods["gate"])(frames())), timeout_s
+        )
 
     def _exchange(self, method: str, exchange: Exchange, timeout_s: float) -> Any:
         fiber = self._loop.current

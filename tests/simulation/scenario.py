@@ -27,6 +27,7 @@ ROUNDS = 100
 LEASE_S = 2.0
 TICK_S = 0.25
 WAIT_S = 1.5
+PUSH_TIMEOUT_S = 6.0
 LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
 
 
@@ -35,6 +36,7 @@ class Scenario:
     """One run. `bad`: chance of a gradient that is NaN, infinite or huge; `operated`: somebody changes the job.
 
     mischief_per_s: how often programs are interrupted or forget their workers, proxies break calls, saves are given up.
+    bystander: there is a second job on the server, and saves take time.
     """
 
     seed: int
@@ -46,6 +48,7 @@ class Scenario:
     faults_per_s: float
     operated: bool = False
     mischief_per_s: float = 0.0
+    bystander: bool = False
 
     @property
     def name(self) -> str:
@@ -74,6 +77,7 @@ def scenario_of(seed: int) -> Scenario:
         lease_s=LEASE_S,
         tick_interval_s=TICK_S,
         wait_s_max=WAIT_S,
+        push_timeout_s=PUSH_TIMEOUT_S,
         drain_s_max=1.0,
         chunk_bytes_max=LAYOUT.size_bytes,
         # Step, else Push and Pull.
@@ -81,6 +85,7 @@ def scenario_of(seed: int) -> Scenario:
         one_thread_bytes_max=0 if dice.random() < 0.5 else 1 << 16,
         staging_bytes_max=room * LAYOUT.size_bytes,
     )
+    mischief = random.Random(f"mischief of {seed}")
     return Scenario(
         seed,
         spec,
@@ -90,7 +95,8 @@ def scenario_of(seed: int) -> Scenario:
         compute_s=dice.choice((0.02, 0.1)),
         faults_per_s=dice.choice((0.0, 0.5, 1.0, 2.0)),
         operated=dice.random() < 0.5,
-        mischief_per_s=random.Random(f"mischief of {seed}").choice((0.0, 0.0, 0.0, 0.0)),
+        mischief_per_s=mischief.choice((0.0, 0.0, 1.0, 3.0)),
+        bystander=mischief.random() < 0.3,
     )
 
 

@@ -83,11 +83,12 @@ class SimulatedWorker(Process):
     def _use(self, worker: Worker) -> bool:
         """Train with one Worker. Returns whether it is dropped as it is, else it has come to its end."""
         self._guarded = True
-        try:
-            return self._train_with(worker)
-        finally:
-            self._guarded = False
-            self.program.untrace()
+        is_dropped = self._train_with(worker)
+        self._guarded = False
+        self.program.untrace()
+        if not is_dropped:
+            worker.close()  # when the garbage collector would do it is chance
+        return is_dropped
 
     def _train_with(self, worker: Worker) -> bool:
         world = self.world
@@ -134,6 +135,8 @@ class SimulatedWorker(Process):
             require(expected, f"{self.name} was refused: {error.reason} {error}")
             self.world.log(self.name, f"refused: {error.reason}")
             self.sleep(0.1)
+            if error.reason == "INTERNAL" and self._parameters and self.world.mischief.random() < 0.7:
+                return False
         except ValueError as error:
             # It was cut off with newer parameters on their way.
             require("to be pulled before" in str(error), str(error))

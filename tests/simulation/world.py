@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,18 @@ from numpy.typing import NDArray
 from optimd.worker import Worker
 from optimd_server.core.events import Event, Ticked
 from optimd_server.runtime import JobHost, Runtime
+from optimd_server.runtime.eventlog import EventLog
 from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.simulation.checkers import Checkers, Gradient, Violation
-from tests.simulation.disk import SimulatedDisk, SimulatedStore
+from tests.simulation.bystander import Bystander
+from tests.simulation.checkers import Checkers, Gradient, Violation, require
+from tests.simulation.disk import FailingFile, SimulatedDisk, SimulatedStore
+from tests.simulation.keeping import Keeping
 from tests.simulation.loop import SimulatedLoop, Stuck
 from tests.simulation.network import Network, Weather, methods_of
 from tests.simulation.process import Process
-from tests.simulation.scenario import LEASE_S, TICK_S, Scenario
+from tests.simulation.scenario import LEASE_S, PUSH_TIMEOUT_S, TICK_S, WAIT_S, Scenario
 from tests.simulation.workers import JOB, SimulatedWorker
 
 __all__ = ["JOB", "World"]
@@ -28,6 +32,8 @@ __all__ = ["JOB", "World"]
 # Faults stop here at the latest; a run that is not over so long after that is stuck.
 FAULTS_S_MAX = 60.0
 PROGRESS_S_MAX = 600.0
+# The longest wait, and as many chunks as there are, each as late as the server allows.
+CALL_S_MAX = WAIT_S + 4 * PUSH_TIMEOUT_S
 
 
 class World:
@@ -40,8 +46,12 @@ class World:
         self.mischief = random.Random(f"mischief {scenario.seed}")
         self.loop = SimulatedLoop(lambda: self.dice.random() * 0.05)
         self.network = Network(self.loop, self.dice)
-        self.disk = SimulatedDisk(lambda: self.disk_full)
+        self.keeping = Keeping()
+        self.disk = SimulatedDisk(lambda: self.disk_full, self._write)
         self.disk_full = False
+        # How long a save takes at most, and how many of the next starts end before they serve.
+        self.save_s = 0.0
+        self.starts_in_vain = 0
         self.start = np.linspace(-1.0, 2.0, scenario.spec.layout.elements, dtype=np.float32)
         self.checkers = Checkers(scenario.spec, self.start, LEASE_S, TICK_S)
         self.workers: list[SimulatedWorker] = []
@@ -51,6 +61,7 @@ class World:
         self.faulty = scenario.faults_per_s > 0
         self.trace: list[str] | None = [] if trace else None
         self.operators: list[Process] = []
+        self.bystander: Bystander | None = None
         self.operators_started = 0
         self._names = 0
         self._gradients = 0
@@ -67,6 +78,8 @@ class World:
             self.loop.set_exception_handler(lambda *_: None)
             for worker in self.workers:
                 worker.kill()
+            if self.bystander is not None:
+                self.bystander.kill()
         self.checkers.check_history()
 
     def log(self, who: str, *what: object) -> None:
@@ -110,6 +123,9 @@ class World:
         self.start_server()
         for _ in range(self.scenario.workers):
             self.add_worker()
+        if self.scenario.bystander:
+            self.bystander = Bystander(self)
+            self.save_s = 0.5
         self.loop.call_later(0.5, self._look_after)
         if self.faulty:
             self._plan_fault()
@@ -120,32 +136,41 @@ class World:
 
     def start_server(self) -> None:
         """A new process on what the disk holds."""
-        self.runtime = Runtime(self.scenario.config, self.server_clock, SimulatedStore(self.disk), self.loop.time)
-        self._starting = self.loop.create_task(self._start(self.runtime))
-        self._starting.add_done_callback(self._has_started)
+        runtime = Runtime(self.scenario.config, self.server_clock, SimulatedStore(self.disk), self.loop.time)
+        if self.starts_in_vain > 0:
+            self.starts_in_vain -= 1
+            self.log("server", "finds its port in use")
+            runtime._threads.close()
+            self.loop.call_later(self.mischief.random(), self.start_server)
+            return
+        self.runtime = runtime
+        self._starting = self.loop.create_task(self._start(runtime))
+        self._starting.add_done_callback(self._started)
 
-    def _has_started(self, starting: asyncio.Task[None]) -> None:
+    def _started(self, starting: asyncio.Task[None]) -> None:
         error = None if starting.cancelled() else starting.exception()
         if error is not None:
             self.loop.fail(error)
 
     async def _start(self, runtime: Runtime) -> None:
         """As Service.start() does it."""
-        clean = self.disk.is_whole(JOB)
+        clean = self.keeping.is_whole(JOB)
         await runtime.start()
-        if runtime.jobs:
-            self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
-            for host in runtime.jobs.values():
+        self.keeping.check(runtime.jobs)
+        self.keeping.serves()
+        for name, host in runtime.jobs.items():
+            if name == JOB:
+                self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
                 self._watch(host)
                 self.checkers.restarted(host, clean)
-        else:
+        if JOB not in runtime.jobs:
             self.log("server", "starts with nothing")
             self.checkers.lost_everything()
         find_or_create = runtime.find_or_create
 
         def watched(name: str, spec: Any) -> JobHost:
             host = find_or_create(name, spec)
-            if "handle" not in vars(host.machine):
+            if name == JOB and "handle" not in vars(host.machine):
                 self._watch(host)
             return host
 
@@ -154,6 +179,26 @@ class World:
         for name in ("Push", "Step", "AwaitOutcome"):
             methods[name] = self._told(runtime, methods[name])
         self.network.methods = methods
+
+    async def save(self, job: str) -> None:
+        """An operator saves a job."""
+        runtime = self.runtime
+        if runtime is None or job not in runtime.jobs:
+            return
+        step = runtime.jobs[job].machine.version.step
+        try:
+            path = await runtime.save(runtime.jobs[job])
+        except Refused as error:
+            self.log("operator", f"no snapshot: {error.reason}")
+        else:
+            self.log("operator", f"has {job} at step {step} or later saved in {path}")
+            self.keeping.promise(job, step)
+
+    def _write(self) -> None:
+        if self.save_s > 0:
+            fiber = self.loop.current
+            assert fiber is not None
+            fiber.sleep(self.mischief.random() * self.save_s)
 
     def server_clock(self) -> float:
         """The server's monotonic clock; it may stand still for a while, then jump."""
@@ -165,6 +210,7 @@ class World:
         def handle(event: Event, now_s: float) -> Any:
             if isinstance(event, Ticked):
                 self.checkers.check_staged(host, {call.caller for call in self.network.handling})
+                self._check_calls()
             before = self.checkers.before(host)
             try:
                 effects = real(event, now_s)
@@ -182,8 +228,17 @@ class World:
             violation.__cause__ = error
             self.loop.fail(violation)
 
+        if self.scenario.mischief_per_s > 0:
+            file = FailingFile(self.mischief.randrange(100))
+            host.event_log = EventLog(Path("simulated"), file, 1 << 20)  # type: ignore[arg-type]
         host.machine.handle = handle  # type: ignore[method-assign]
         host.fail = fail  # type: ignore[method-assign]
+
+    def _check_calls(self) -> None:
+        """No call is in hand for ever, whatever its caller does or leaves undone."""
+        since_s = min((call.began_s for call in self.network.handling), default=self.loop.time())
+        age_s = self.loop.time() - since_s
+        require(age_s <= CALL_S_MAX, f"a call has been in hand for {age_s:.1f} s")
 
     def _told(self, runtime: Runtime, method: Callable[..., Any]) -> Callable[..., Any]:
         """See each outcome as it leaves the server."""
@@ -193,7 +248,7 @@ class World:
             response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
             if response.state == pb.PUSH_STATE_DONE:
                 header = getattr(getattr(request, "message", request), "header", request)
-                if hasattr(header, "epoch"):
+                if getattr(header, "job", "") == JOB and hasattr(header, "epoch"):
                     self.checkers.answered(header.worker, header.epoch, response.outcome)
                     host = runtime.jobs[JOB]
                     account = host.machine.state.ledger.find(header.worker, header.epoch)
@@ -206,6 +261,8 @@ class World:
     def crash_server(self) -> None:
         """kill -9."""
         self.log("server", "crashes")
+        if self.disk.running:  # also one that was about to serve
+            self.keeping.serves()
         self._drop_server()
         self.loop.crash()
 
@@ -222,16 +279,26 @@ class World:
         self.log("server", "ends")
         self._starting.cancel()
         runtime.freeze()
+        self.disk.refused.clear()
         try:
             await runtime.save_all()
         except Refused:
-            self.log("server", "could not save")
+            self.log("server", "could not save", *runtime.unsaved)
+        if runtime.started:
+            for name, host in runtime.jobs.items():
+                if name in runtime.unsaved:
+                    require(name in self.disk.refused, f"job {name} was not saved at the end, nothing was against it")
+                elif host.ready.is_set():
+                    self.keeping.ended(host)
+        elif self.disk.running:
+            self.keeping.serves()
         self.network.methods = None
         for call in list(self.network.handling):
             if call.task is not None:
                 call.task.cancel()
         await runtime.close()
         self._drop_server()
+        self.loop.crash(spared=asyncio.current_task())
 
     # --- the workers -----------------------------------------------------------------------------------------------
 
@@ -278,8 +345,9 @@ class World:
         self.faulty = False
         self.network.weather = Weather()
         self.network.cut_off.clear()
-        self.network.broken = 0.0
+        self.network.broken = self.network.stalled = 0.0
         self.disk_full = False
+        self.disk.failing.clear()
 
     def _waiting_for(self) -> str:
         if self.runtime is None or JOB not in self.runtime.jobs:
