@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto
-from optimdpb.errors import Refused
+from optimdpb.errors import OutcomeUnknown, Refused, ServerUnavailable
 from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -207,7 +207,11 @@ class Worker:
     def step(
         self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None, copy: bool = True
     ) -> StepResult:
-        """push(), then pull(); in one call for small models and on the server's own machine."""
+        """push(), then pull(); in one call for small models and on the server's own machine.
+
+        Raises as push(); OutcomeUnknown, saying what became of the push, also if the pull behind it fails: the gradient
+        is not to be sent again.
+        """
         self._check_worker()
 
         def step() -> StepResult:
@@ -221,7 +225,11 @@ class Worker:
         result = push_result(answer.outcome, answer.header, answer.finished)
         given = None if flat is None else self._puller.given(flat, copy=copy)
         if given is None or not isinstance(answer, pb.StepResponse):
-            return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
+            try:
+                return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
+            except ServerUnavailable as error:
+                text = f"the push is {result.status}, and the parameters after it cannot be pulled: {error}"
+                raise OutcomeUnknown(text) from error
         self._base = answer.parameters.version
         return StepResult(**vars(result), parameters=given)
 

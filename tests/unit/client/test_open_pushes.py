@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import numpy as np
 import optimd
 import pytest
 from grpc import StatusCode
@@ -16,7 +17,7 @@ from optimd.transport import CallBroken, CallLost
 from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.unit.client.conftest import FLAT_GRADIENT, GRADIENT, MakeWorker
+from tests.unit.client.conftest import FLAT_GRADIENT, GRADIENT, START, MakeWorker
 from tests.unit.client.fake_server import FakeServer, fail, gradient_of, lose_reply, refuse
 
 OTHER = {name: array + 7 for name, array in GRADIENT.items()}
@@ -230,3 +231,20 @@ def test_waiting_in_a_round_takes_no_patience() -> None:
     answer, _ = delivery(clock, asked).run(lambda _: (pb.PushResponse(state=pb.PUSH_STATE_WAITING), None))
     assert answer.state == pb.PUSH_STATE_DONE
     assert clock.time_s > 1000.0
+
+
+def test_a_step_whose_pull_fails_does_not_say_that_the_push_does_not_count(
+    server: FakeServer, make_worker: MakeWorker
+) -> None:
+    worker = make_worker(timeout_s=0.2, start={name: np.tile(array, 200_000) for name, array in START.items()})
+    gradient = {name: np.tile(array, 200_000) for name, array in GRADIENT.items()}
+    server.plan("Pull", *[fail(StatusCode.UNAVAILABLE)] * 20)
+    with pytest.raises(
+        optimd.OutcomeUnknown, match="the push is applied, and the parameters after it cannot be pulled"
+    ):
+        worker.step(gradient)
+    assert len(server.taken) == 1
+    server.forget_plans()
+    worker.pull()
+    assert worker.step(gradient).status == "applied"
+    assert len(server.taken) == 2
