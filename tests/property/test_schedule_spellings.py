@@ -33,7 +33,7 @@ from optimdpb.specs import (
 from optimdpb.specs.text import CLASS_OF_NAME, schedule_from_text, schedule_to_text
 from optimdpb.v1 import optimd_pb2 as pb
 
-RATES = st.floats(0.0, 1e300)
+RATES = st.floats(0.0, 1e38)
 STEPS = st.integers(1, 2**40)
 FACTORS = st.floats(0.0, 1.0, exclude_min=True)
 SHARES = st.floats(0.0, 1.0, exclude_min=True, exclude_max=True)
