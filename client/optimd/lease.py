@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -10,6 +11,8 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.surroundings import Surroundings
 from optimd.transport import CallFailed, Transport
+
+log = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
 TRANSPORT_DETAIL_MAX = 200
@@ -79,7 +82,7 @@ class LeaseKeeper:
             self._end()
 
     def abandon(self) -> None:
-        """The worker is gone: no more heartbeats, and the connection is closed from the background.
+        """The worker is gone: no more heartbeats. In the background that is logged and the connection closed.
 
         Nothing here waits or takes a lock: the garbage collector may call it in the middle of anything.
         """
@@ -88,6 +91,8 @@ class LeaseKeeper:
     def _beat(self, start: int) -> bool:
         if self._is_over or start != self._starts:
             if self._is_abandoned:
+                text = "worker %r of job %r was dropped without leave() or close(): its membership ends with its lease"
+                log.warning(text, self._request.worker, self._request.job)
                 self._transport.close()
             return False
         self._request.idle_ms = int(self._idle_s() * 1000)

@@ -143,12 +143,10 @@ class Membership:
             self._keeper.stop()
             self._keeper = None
 
-    def abandon(self) -> bool:
-        """See LeaseKeeper.abandon. Whether there was a lease to renew."""
-        if self._keeper is None:
-            return False
-        self._keeper.abandon()
-        return True
+    def abandon(self) -> None:
+        """See LeaseKeeper.abandon."""
+        if self._keeper is not None:
+            self._keeper.abandon()
 
     def _open_calls(self, keeper: LeaseKeeper) -> None:
         """Make steps over the server's unix socket, if it has one that can be reached from here."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 import weakref
@@ -38,7 +37,6 @@ Float32s = NDArray[np.float32]
 VECTORS_MAX = 4
 # A snapshot is given as long as a disk this slow takes for it.
 DISK_BYTES_PER_S_MIN = 5e6
-_LOG = logging.getLogger(__name__)
 
 
 def connect(
@@ -96,7 +94,7 @@ class Worker:
         self._puller = Puller(self._session, self._membership, pull_dtype)
         self._pusher = Pusher(self._session, self._membership, self._puller, push_dtype)
         self._base: pb.Version | None = None
-        weakref.finalize(self, _dropped, self._membership, job, worker, os.getpid()).atexit = False
+        weakref.finalize(self, _dropped, self._membership, os.getpid()).atexit = False
 
     def __enter__(self) -> Worker:
         return self
@@ -227,7 +225,8 @@ class Worker:
         if given is None or not isinstance(answer, pb.StepResponse):
             try:
                 return StepResult(**vars(result), parameters=self._pull("train", copy=copy))
-            except ServerUnavailable as error:
+            except (ServerUnavailable, Refused) as error:
+                self._base = None  # who sends the same gradient again all the same is told to pull first
                 text = f"the push is {result.status}, and the parameters after it cannot be pulled: {error}"
                 raise OutcomeUnknown(text) from error
         self._base = answer.parameters.version
@@ -342,11 +341,7 @@ def _is_over(report: pb.GetRangeTestResponse, name: str) -> bool:
     return report.done or report.request_id != name
 
 
-def _dropped(membership: Membership, job: str, worker: str | None, process: int) -> None:
-    """What is left to do for a worker that the garbage collector has taken."""
-    if os.getpid() == process and membership.abandon():
-        _LOG.warning(
-            "worker %r of job %r was dropped without leave() or close(): its membership ends with its lease",
-            worker,
-            job,
-        )
+def _dropped(membership: Membership, process: int) -> None:
+    """What is left to do for a worker that the garbage collector has taken; see LeaseKeeper.abandon."""
+    if os.getpid() == process:
+        membership.abandon()

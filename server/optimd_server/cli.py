@@ -112,8 +112,11 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
         _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(ending.ask, "stdin closed"))
     starting = loop.create_task(service.start(host, port, _prepare))
     await _first_of(starting, ending.first)
-    if not starting.done():
+    if not starting.done() and not runtime.must_end_in_order:
         _leave(EXIT_OK, "")  # nothing was served, so nothing is to be saved
+    await _first_of(starting, ending.last)
+    if not starting.done():
+        _leave(EXIT_FAILED, "ended while it started: what a caller was told by then is not saved")
     try:
         bound = starting.result()
     except BaseException:

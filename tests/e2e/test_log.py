@@ -108,3 +108,10 @@ def test_requests_that_are_refused(client: RawClient, lines: Callable[[], list[s
     assert refused[3].startswith("INFO Pull refused, UNKNOWN_JOB: ")
     assert len(refused) == 4
     assert not any("\n" in line or "\x1b" in line for line in refused), "names of strangers do not write the log"
+
+
+def test_who_invents_jobs_has_one_line(client: RawClient, lines: Callable[[], list[str]]) -> None:
+    for number in range(20):
+        with pytest.raises(grpc.RpcError):
+            client.call("GetJob", pb.GetJobRequest(job=f"{'x' * 100_000}{number}"))
+    assert len([line for line in lines() if "GetJob refused, UNKNOWN_JOB" in line]) == 1

@@ -166,3 +166,44 @@ def test_who_watches_health_and_takes_nothing_holds_up_neither_start_nor_end(tmp
         assert not (tmp_path / "running").exists()
 
     asyncio.run(main())
+
+
+# A push that is answered between the first call that is taken and the end of the start, then SIGTERM.
+SERVED_BEFORE_THE_START_HAS_ENDED = """
+import asyncio, os, signal, sys
+import numpy as np
+import optimd
+from grpc_health.v1 import health_pb2
+from optimd_server import cli
+from optimd_server.service import app
+
+bind, set_health = app.Service._bind, app.Service._set_health
+
+async def noting_bind(self, host, port):
+    self.port = await bind(self, host, port)
+    return self.port
+
+def push(port):
+    worker = optimd.connect(f"127.0.0.1:{port}", job="j", worker="w")
+    worker.ensure_job({"w": np.zeros(4, np.float32)}, optimd.SGD(lr=0.1), optimd.Async())
+    worker.pull()
+    print(worker.push({"w": np.ones(4, np.float32)}).status, flush=True)
+
+async def slow_set_health(self, status):
+    if status == health_pb2.HealthCheckResponse.SERVING:
+        await asyncio.to_thread(push, self.port)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.2)
+    await set_health(self, status)
+
+app.Service._bind, app.Service._set_health = noting_bind, slow_set_health
+sys.exit(cli.serve(["--listen", "127.0.0.1:0", "--data-dir", sys.argv[1]]))
+"""
+
+
+def test_what_is_served_while_the_start_still_ends_is_saved(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SERVED_BEFORE_THE_START_HAS_ENDED, str(tmp_path)]
+    server = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert (server.returncode, server.stdout.splitlines()[0]) == (0, "applied"), server.stderr
+    assert not (tmp_path / "running").exists()
+    assert [path.name for path in tmp_path.glob("j-*/*-step-*")] == ["00000001-step-1"]

@@ -16,7 +16,7 @@ from optimdpb.specs.optimizers import Optimizer
 from optimdpb.specs.schedules import Schedule
 
 # Pairs of a group and a tensor that are tried; one takes up to 3 microseconds.
-MATCHES_MAX = 1_000_000
+MATCHES_MAX = 20_000_000
 
 
 @dataclass(frozen=True, init=False)

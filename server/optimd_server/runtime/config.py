@@ -75,10 +75,10 @@ class ServerConfig:
         60.0, "a job without parameters is removed when nobody has asked for it so long", 1, 86_400
     )
     state_bytes_max: int = setting(
-        memory_bytes,
-        "parameters, slots and kept versions of all jobs together",
+        lambda: memory_bytes() // 2,
+        "parameters, slots and kept versions of all jobs; a snapshot or a range test copies those of its job beside it",
         4,
-        shown="the memory that this process may use",
+        shown="half of the memory that this process may use",
     )
     parameters_bytes_max: int = setting(
         memory_bytes, "largest model; more can never fit", 4, shown="the memory that this process may use"

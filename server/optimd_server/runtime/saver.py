@@ -33,7 +33,8 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 class Saver:
     """Saves and restores the jobs of one server in its store; saves one at a time.
 
-    hurried: at the end nothing is tried again. unsaved: what save_all() has not saved, by job: why. ended: it is over.
+    marked: the directory is marked as running, or about to be. hurried: at the end nothing is tried again. unsaved:
+    what save_all() has not saved, by job: why. ended: it is over.
     """
 
     def __init__(self, store: Store) -> None:
@@ -43,6 +44,7 @@ class Saver:
         self.hurried = False
         self.unsaved: dict[str, str] = {}
         self.ended = False
+        self.marked = False
 
     async def _call(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
@@ -58,6 +60,7 @@ class Saver:
             if problem:
                 log.critical("job %s: not restored, what is saved of it stays as it is: %s", found.job, problem)
                 failed(found.job, problem)
+        self.marked = True
         await self._call(self._store.mark_running)
 
     async def _restore_one(self, stored: Stored, create: Callable[[str, JobSpec], JobHost]) -> str:

@@ -76,6 +76,11 @@ class Runtime:
         self._ticking = asyncio.get_running_loop().create_task(self._tick())
         self.started = True
 
+    @property
+    def must_end_in_order(self) -> bool:
+        """Whether something may have been served, or marked as being served."""
+        return self.started or (self._saver is not None and self._saver.marked)
+
     def job(self, name: str) -> JobHost:
         """Raises Refused(UNKNOWN_JOB), Refused(JOB_FAILED) for one that could not be restored."""
         host = self.jobs.get(name)

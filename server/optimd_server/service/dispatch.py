@@ -42,6 +42,10 @@ NEVER_SHED = frozenset({"Heartbeat", "Leave"})
 
 # What a line in the log says of a caller.
 CALLER = ("job", "worker", "epoch", "seq")
+# Of jobs that need not exist: whoever invents names has one line with all of them.
+OF_NO_JOB = frozenset(
+    {"UNKNOWN_JOB", "INVALID_NAME", "MALFORMED_REQUEST", "LIMIT_EXCEEDED", "INVALID_SPEC", "INVALID_LAYOUT"}
+)
 # Reasons that an operator may have to do something about.
 SERIOUS = frozenset({"BACKLOG_FULL", "LIMIT_EXCEEDED", "PUSH_TOO_SLOW", "PULL_TOO_SLOW", "INTERNAL", "JOB_FAILED"})
 LOGGED_BYTES_MAX = 500
@@ -74,7 +78,7 @@ class Gate:
         ]
         self._reports.say(
             logging.WARNING if error.reason in SERIOUS else logging.INFO,
-            (error.reason, getattr(header, "job", "")),
+            (error.reason, "" if error.reason in OF_NO_JOB else getattr(header, "job", "")[:128]),
             "%s refused, %s: %s (%s)",
             name,
             error.reason,

@@ -3,7 +3,7 @@
 DIR/optimd.lock                          held by the server that runs on the directory; in it how many have started here
 DIR/running                              there while one runs; found at a start, the last one was cut off
 DIR/digits-1f0c…/00000007-step-1200/     a snapshot: seventh of its job, at global step 1200
-DIR/digits-1f0c…/lacking                 more was acknowledged than the newest snapshot holds; goes with the next save
+DIR/digits-1f0c….lacking                 more was acknowledged than its newest snapshot holds; goes with the next save
 DIR/digits-1f0c…/.aside-…/               one that was never finished, or is being forgotten; it is not looked at
 """
 
@@ -99,7 +99,7 @@ class DataDirectory:
                 if folder.name != folder_name(snapshot.job):
                     message = f"it is of job {snapshot.job!r}, which belongs in {folder_name(snapshot.job)}"
                     raise SnapshotRefused(finished[-1], message)
-                is_whole = not self._unclean and not (folder / "lacking").exists()
+                is_whole = not self._unclean and not self._mark_of(folder.name).exists()
             except (OSError, MemoryError, ValueError, SnapshotRefused) as error:
                 problem = str(error) or type(error).__name__
                 self._refused[folder.name] = problem
@@ -122,7 +122,7 @@ class DataDirectory:
         """See Store. What could not be restored is not served: it keeps a mark of its own."""
         self._check_lock()
         for name in sorted(self._refused.keys() & self._lacking):
-            self._mark_lacking(self.path / name)
+            _touch(self._mark_of(name))
         try:
             _touch(self._running)
             sync(self.path)
@@ -135,9 +135,9 @@ class DataDirectory:
         """See Store. Raises OSError, with every job marked as lacking, if the marks cannot be written."""
         self._check_lock()
         for job in sorted(unsaved):
-            folder = self.path / folder_name(job)
-            if folder.exists():  # without a snapshot there is nothing to restore
-                self._mark_lacking(folder)
+            if (self.path / folder_name(job)).exists():  # without a snapshot there is nothing to restore
+                _touch(self._mark_of(folder_name(job)))
+        sync(self.path)
         self._running.unlink(missing_ok=True)
         sync(self.path)
 
@@ -166,7 +166,7 @@ class DataDirectory:
         finally:
             self._writing.discard(aside)
         sync(folder)
-        (folder / "lacking").unlink(missing_ok=True)
+        self._mark_of(folder.name).unlink(missing_ok=True)
         self._forget(finished[: -(SNAPSHOTS_KEPT - 1)])
         return folder / name
 
@@ -181,9 +181,9 @@ class DataDirectory:
         """See Store."""
         os.close(self._lock)
 
-    def _mark_lacking(self, folder: Path) -> None:
-        _touch(folder / "lacking")
-        sync(folder)
+    def _mark_of(self, folder: str) -> Path:
+        """Beside the job's folder: it must not depend on what is wrong with that."""
+        return self.path / f"{folder}.lacking"
 
     def _forget(self, snapshots: list[Path]) -> None:
         """Never seen in part: it is no snapshot any more before its first file goes. One that stays harms nobody."""

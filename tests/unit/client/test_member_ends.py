@@ -98,11 +98,11 @@ def test_a_worker_that_is_dropped_sends_no_more_heartbeats(
         with caplog.at_level(logging.WARNING, "optimd"):
             worker.clear()
             assert gone() is None
+            for thread in lease_threads():
+                thread.join(10)
     finally:
         gc.enable()
     assert "worker 'w0' of job 'j' was dropped" in caplog.text
-    for thread in lease_threads():
-        thread.join(10)
     assert not lease_threads()
     assert transport._closed  # type: ignore[attr-defined]
 

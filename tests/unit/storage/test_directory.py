@@ -300,3 +300,27 @@ def test_an_old_one_that_cannot_be_removed_costs_no_save(tmp_path: Path, monkeyp
     assert data.save(at_step(3)).exists()
     assert [snapshot.state["step"] for snapshot in newest(data)] == [3]
     data.close()
+
+
+def test_a_folder_that_cannot_be_written_costs_no_other_job_anything(tmp_path: Path) -> None:
+    data = DataDirectory(tmp_path)
+    data.save(at_step(1, "well"))
+    data.save(at_step(1, "spoilt"))
+    data.mark_running()
+    (folder,) = tmp_path.glob("spoilt-*")
+    shutil.rmtree(folder)
+    folder.write_text("a file where the folder was")
+    data.mark_ended(["spoilt"])
+    data.close()
+    data = DataDirectory(tmp_path)
+    found = {stored.job: stored for stored in data.stored()}
+    assert found.pop("well").is_whole
+    assert [stored.problem != "" for stored in found.values()] == [True]
+    data.mark_running()
+    data.mark_ended([])
+    data.close()
+    folder.unlink()
+    data = DataDirectory(tmp_path)
+    data.save(at_step(2, "spoilt"))
+    assert all(stored.is_whole for stored in data.stored()), "a save takes the mark away"
+    data.close()
