@@ -67,6 +67,7 @@ def test_the_program_says_its_version_and_commands(clean: Path, tmp_path: Path) 
     assert "--listen" in run(clean, tmp_path, *PROGRAM, "serve", "--help").stdout
 
 
+@pytest.mark.long
 def test_training_works_from_outside_the_repository(clean: Path, tmp_path: Path) -> None:
     assert "works with grpcio" in run(clean, tmp_path, str(ROOT / "tests" / "packaging" / "smoke.py")).stdout
 

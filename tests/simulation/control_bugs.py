@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
@@ -118,4 +120,12 @@ def pushes_held_at_the_end_of_a_range_test_are_forgotten() -> Any:
 def a_sweep_is_saved() -> Any:
     """A snapshot in the middle of a range test is one of the sweep."""
 
-    return patch.multiple("optimd_server.runtime.images", check_savable=lambda host: None)
+    @contextlib.contextmanager
+    def both() -> Iterator[None]:
+        with (
+            patch("optimd_server.runtime.images.check_savable", lambda host: None),
+            patch("optimd_server.runtime.saver.check_savable", lambda host: None),
+        ):
+            yield
+
+    return both()

@@ -32,11 +32,11 @@ FOUND_BY = {
     "a_quorum_is_one_too_small": 13,
     "a_member_that_left_is_waited_for": 1,
     "epochs_start_again_after_a_crash": 1,
-    "a_snapshot_is_taken_in_the_middle_of_an_update": 6,
+    "a_snapshot_is_taken_in_the_middle_of_an_update": 176,
     "leases_end_while_the_last_snapshot_is_written": 76,
     "the_client_sends_again_without_asking": 18,
     "the_client_reuses_a_seq": 0,
-    "staging_of_a_broken_call_is_kept": 1,
+    "staging_of_a_broken_call_is_kept": 8,
     "a_withheld_answer_asks_for_the_payload": 18,
     "a_refused_push_consumes_its_seq": 38,
     "a_rejected_push_counts": 2,
@@ -44,14 +44,13 @@ FOUND_BY = {
     "a_change_holds_a_step_too_late": 7,
     "a_change_holds_at_once": 19,
     "a_request_sent_again_is_a_second_change": 7,
-    "the_rate_goes_on_under_a_sweep": 91,
-    "a_pause_is_forgotten_on_restart": 33,
+    "the_rate_goes_on_under_a_sweep": 101,
+    "a_pause_is_forgotten_on_restart": 61,
+    "workers_that_are_gone_keep_their_room": 33,
+    "a_sweep_is_saved": 0,
     "slots_are_not_put_back": 17,
     "the_count_of_updates_is_not_put_back": 43,
     "the_lineage_stays_after_a_range_test": 19,
-    "pushes_held_at_the_end_of_a_range_test_are_forgotten": 60,
-    "a_sweep_is_saved": 242,
-    "who_waits_for_an_outcome_never_joins_again": 2278,
     "an_interrupted_push_is_forgotten": 0,
     "internal_is_taken_for_nothing_happened": 20,
     "a_foreign_status_is_taken_for_nothing_happened": 15,
@@ -62,8 +61,19 @@ FOUND_BY = {
     "every_job_forks_where_one_was_not_saved": 8,
     "a_start_that_never_served_marks_the_directory": 8,
     "a_failing_event_log_fails_the_job": 8,
-    "workers_that_are_gone_keep_their_room": 663,
 }
+# No early seed finds these: make test-long looks for one.
+RARE = {
+    "pushes_held_at_the_end_of_a_range_test_are_forgotten",
+    "who_waits_for_an_outcome_never_joins_again",
+}
+# Of the older ones make test has every third; make test-long has all.
+NEWER = "tests.simulation.mischief_bugs"
+SHARE = 3
+
+
+def _marks(place: int, name: str) -> list[pytest.MarkDecorator]:
+    return [] if BUGS[name].__module__ == NEWER or place % SHARE == 0 else [pytest.mark.long]
 
 
 @pytest.fixture(autouse=True)
@@ -75,12 +85,11 @@ def quiet() -> Iterator[None]:
 
 
 def test_every_bug_has_its_seed() -> None:
-    assert set(FOUND_BY) == set(BUGS)
-    assert len(BUGS) >= 12
-    assert max(FOUND_BY.values()) < SEEDS_MAX
+    assert FOUND_BY.keys() | RARE == BUGS.keys()
+    assert len(FOUND_BY) >= 45
 
 
-@pytest.mark.parametrize("name", BUGS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(place, name)) for place, name in enumerate(FOUND_BY)])
 def test_a_planted_bug_is_found(name: str) -> None:
     seed = FOUND_BY[name]
     sound = replay(seed)
@@ -88,3 +97,11 @@ def test_a_planted_bug_is_found(name: str) -> None:
     with BUGS[name]():
         broken = replay(seed)
     assert broken.error, f"seed {seed} did not find {name}: {BUGS[name].__doc__}"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", sorted(RARE))
+def test_a_rare_one_is_found_by_some_seed(name: str) -> None:
+    with BUGS[name]():
+        assert any(replay(seed).error for seed in range(SEEDS_MAX)), BUGS[name].__doc__

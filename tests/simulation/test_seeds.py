@@ -10,8 +10,8 @@ import pytest
 from tests.simulation.run import Result, explore, replay
 from tests.simulation.scenario import ROUNDS, large_scenario
 
-SEEDS = 200
-SEEDS_A_TEST = 50
+SEEDS = 100
+SEEDS_A_TEST = 25
 ROUNDS_LONG = 1_000_000
 BATCH = 2_000
 JOBS = len(os.sched_getaffinity(0))
