@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 from optimdpb.errors import Refused
 
+from optimd_server.logs import LogLines
 from optimd_server.optimizers.warmup import compile_kernels
 from optimd_server.options import config_of, parser
 from optimd_server.runtime import Runtime, ServerConfig
@@ -29,6 +30,8 @@ log = logging.getLogger("optimd_server")
 
 # So long after a second signal the process ends, whatever is not saved by then.
 HURRY_S = 10.0
+# So long the last lines of the log are given to be read.
+FLUSH_S = 1.0
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 
@@ -52,20 +55,23 @@ def serve(argv: list[str]) -> int:
         return EXIT_USAGE
     _raise_open_files_limit()
     keep_freed_memory()
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    lines = LogLines()
+    status, message = EXIT_OK, ""
     try:
-        asyncio.run(_run(host, port, config, watch_stdin=options.until_stdin_closes))
+        asyncio.run(_run(host, port, config, lines, watch_stdin=options.until_stdin_closes))
     except (OSError, Refused) as error:
-        print(f"optimd serve: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    return EXIT_OK
-
-
-def _leave(status: int, message: str) -> NoReturn:
-    """End now, while a thread compiles or waits for a disk: an orderly teardown would wait for it, or tear it up."""
+        status, message = EXIT_FAILED, str(error)
+    if not lines.flush(FLUSH_S):  # nobody reads them: whatever else is written to stderr would wait for ever
+        os._exit(status)
     if message:
+        print(f"optimd serve: {message}", file=sys.stderr)
+    return status
+
+
+def _leave(lines: LogLines, status: int, message: str) -> NoReturn:
+    """End now, while a thread compiles or waits for a disk: an orderly teardown would wait for it, or tear it up."""
+    if lines.flush(FLUSH_S) and message:
         print(f"optimd serve: {message}", file=sys.stderr, flush=True)
-    logging.shutdown()
     os._exit(status)
 
 
@@ -101,7 +107,7 @@ class _Ending:
             loop.add_signal_handler(number, log.info, "%s: nothing to do", number.name)
 
 
-async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool) -> None:
+async def _run(host: str, port: int, config: ServerConfig, lines: LogLines, *, watch_stdin: bool) -> None:
     loop = asyncio.get_running_loop()
     runtime = Runtime(config)
     service = Service(runtime)
@@ -113,10 +119,10 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     starting = loop.create_task(service.start(host, port, _prepare))
     await _first_of(starting, ending.first)
     if not starting.done() and not runtime.must_end_in_order:
-        _leave(EXIT_OK, "")  # nothing was served, so nothing is to be saved
+        _leave(lines, EXIT_OK, "")  # nothing was served, so nothing is to be saved
     await _first_of(starting, ending.last)
     if not starting.done():
-        _leave(EXIT_FAILED, "ended while it started: what a caller was told by then is not saved")
+        _leave(lines, EXIT_FAILED, "ended while it started: what a caller was told by then is not saved")
     try:
         bound = starting.result()
     except BaseException:
@@ -127,9 +133,9 @@ async def _run(host: str, port: int, config: ServerConfig, *, watch_stdin: bool)
     stopping = loop.create_task(service.stop())
     await _first_of(stopping, ending.last)
     if not stopping.done() and runtime.saved_all:
-        _leave(EXIT_OK, "")
+        _leave(lines, EXIT_OK, "")
     if not stopping.done():
-        _leave(EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
+        _leave(lines, EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
     await stopping
 
 

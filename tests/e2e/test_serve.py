@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from optimdpb.specs import SGD, JobSpec, Layout, Sync, Tensor
+from optimdpb.specs import SGD, Async, JobSpec, Layout, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
@@ -149,3 +149,14 @@ def test_many_workers_at_once() -> None:
         version, flat = creator.pull("j")
         assert version.step == rounds
         assert flat == pytest.approx(-0.1 * rounds, rel=1e-5)
+
+
+def test_a_log_that_nobody_reads_stops_nothing() -> None:
+    """More lines than a pipe holds."""
+    layout = Layout((Tensor("w", (3,)),))
+    with ServerProcess() as server, RawClient(server.address) as client:
+        client.create_ready("j", JobSpec(layout, SGD(0.1), Async()), np.zeros(3, np.float32))
+        for number in range(1500):
+            client.join("j", f"{'w' * 100}{number}")
+        assert len(client.call("GetJob", pb.GetJobRequest(job="j")).workers) == 1500
+        assert server.terminate() == 0
