@@ -86,7 +86,7 @@ def play(folder: Path, kind: str, part: slice) -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_some_faults(kind: str, tmp_path: Path) -> None:
-    play(tmp_path, kind, slice(7, None, 60))
+    play(tmp_path, kind, slice(7, None, 120))
 
 
 @pytest.mark.long

@@ -41,7 +41,7 @@ def test_it_trains_digits_with_four_workers(tmp_path: Path, optimizer: str, step
 @pytest.mark.parametrize(
     ("rules", "steps", "least"),
     [
-        (["adam", "swats"], 100, 0.8),
+        pytest.param(["adam", "swats"], 100, 0.8, marks=pytest.mark.long),
         pytest.param(["adam", "sgdm", "swats"], 200, 0.9, marks=pytest.mark.long),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.servers import ServerProcess
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.long]
 
 TENSORS = 2_000
 # 3 large ones of 40 MB, the rest of all sizes around 90 kB, odd on purpose; about 300 MB in all.
