@@ -15,6 +15,7 @@ def accuracy(runs: list[Course]) -> float:
     return 100 * float(np.mean([run.accuracy for run in runs]))
 
 
+@pytest.mark.long
 def test_what_tames_staleness_and_what_does_not() -> None:
     """Half the training, one seed: a hundred of 360 held-out digits more or less, not one or two."""
     found = courses(("Sync(8)", "Ssp(3)", "Async(), rate of Sync", *TAMED), [0], 1800)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.bench.range_test import one
 
 
+@pytest.mark.long
 def test_the_suggestion_trains_like_the_best_of_a_grid() -> None:
     run = one("SGDM", seed=0, grid=(0.01, 0.1, 1.0))
     best = max(run.grid)

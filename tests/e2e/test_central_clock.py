@@ -96,7 +96,7 @@ def records_of(folder: Path) -> list[RoundRecord]:
 
 
 @pytest.mark.parametrize(
-    "updates", [600, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["600", "10000"]
+    "updates", [300, pytest.param(10_000, marks=[pytest.mark.long, pytest.mark.timeout(600)])], ids=["300", "10000"]
 )
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
 def test_every_update_has_the_rate_of_its_step(

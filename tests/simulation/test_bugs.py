@@ -67,9 +67,9 @@ RARE = {
     "pushes_held_at_the_end_of_a_range_test_are_forgotten",
     "who_waits_for_an_outcome_never_joins_again",
 }
-# Of the older ones make test has every third; make test-long has all.
+# Of the older ones make test has every fifth; make test-long has all.
 NEWER = "tests.simulation.mischief_bugs"
-SHARE = 3
+SHARE = 5
 
 
 def _marks(place: int, name: str) -> list[pytest.MarkDecorator]:
