@@ -301,7 +301,7 @@ def attempt(work: Callable[[], Any]) -> Any:
             over(error)
             if last:
                 raise
-        except ServerUnavailable:
+        except (ServerUnavailable, OutcomeUnknown):
             if last:
                 raise
     return None

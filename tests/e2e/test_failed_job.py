@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -219,8 +220,11 @@ def test_who_finds_no_memory_comes_again_and_nothing_is_lost(
     assert scene.server.on_loop(lambda: host.shards.staged) == {}
 
 
-def test_a_step_without_parameters_does_not_say_that_the_push_was_not_taken(scenes: Callable[..., Scene]) -> None:
+def test_a_step_without_parameters_does_not_say_that_the_push_was_not_taken(
+    scenes: Callable[..., Scene], caplog: pytest.LogCaptureFixture
+) -> None:
     """The reason why they cannot be sent would: the next gradient would go out under the same seq, and be lost."""
+    caplog.set_level(logging.INFO)
     scene = scenes(SMALL)
     host = scene.server.host("bad")
     error = Refused("JOB_FAILED", "between its outcome and its parameters")
@@ -229,6 +233,7 @@ def test_a_step_without_parameters_does_not_say_that_the_push_was_not_taken(scen
         results = scene.together(lambda worker: worker.step(ONES))
         assert [getattr(result, "status", result) for result in results] == ["applied"] * 2
     assert met
+    assert "the push has its outcome, and the parameters cannot be sent: between its outcome" in caplog.text
     assert scene.server.vectors("bad")[0].tolist() == [-4.0] * ELEMENTS
 
 

@@ -74,7 +74,7 @@ class PayloadService:
             return await _with_parameters(host, push, response, in_place=bool(message.shared_buffer))
         except Refused as error:  # any other reason would say that the push was not taken
             text = f"the push has its outcome, and the parameters cannot be sent: {error}"
-            raise Refused("INTERNAL", text, **{**error.metadata, "reason": error.reason}) from error
+            raise Refused("INTERNAL", text, **{**error.metadata, "cause": error.reason}) from error
 
     async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullResponse | bytes]:
         host = self._runtime.job(request.job)
