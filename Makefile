@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 LOWEST := .venv-lowest/bin
+# One more than there are cores: many a test waits.
+PROCESSES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
 GENERATE = -m grpc_tools.protoc -I optimdpb=proto/optimd --python_out=$(1) --pyi_out=$(1) proto/optimd/v1/optimd.proto
 DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 
@@ -11,8 +13,8 @@ demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
 
 test: .venv/stamp
-	$(BIN)/pytest -m "not long and not alone" --durations=10 -n auto --dist worksteal $(ARGS)
-	$(BIN)/pytest -m "not long and alone" --durations=10 tests/e2e $(ARGS)
+	$(BIN)/pytest -m "not long and not alone" --durations=10 -n $(PROCESSES) --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS)
 
 test-long: .venv/stamp
 	$(BIN)/pytest -m long --durations=10 $(ARGS)

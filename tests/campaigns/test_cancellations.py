@@ -15,8 +15,6 @@ from optimd_server.service import dispatch, payloads
 from tests.campaigns.cancellations import PLACES, SCENARIOS, cancelled_everywhere, cases, warm_up
 from tests.campaigns.cancelling import MODES
 
-pytestmark = pytest.mark.alone
-
 CASES = list(cases())
 # One case of each scenario, on both places and in all modes by turns.
 SLICE = [

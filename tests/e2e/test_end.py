@@ -23,8 +23,6 @@ from tests.e2e.scene import eventually
 from tests.support.calls import RawClient, push_header
 from tests.support.servers import ServerProcess
 
-pytestmark = pytest.mark.alone
-
 # With Adam's two slots 100 MB of state.
 LARGE = Layout((Tensor("w", (100_000_000 // 12,)),))
 SMALL = Layout((Tensor("w", (25_000,)),))

@@ -20,8 +20,6 @@ from tests.support.calls import RawClient, push_header, push_messages
 from tests.support.proxy import Proxy
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 LARGE_ELEMENTS = 25_000_000
 RESENT_BYTES_MAX = 1_000_000
 

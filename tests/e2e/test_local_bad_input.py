@@ -17,8 +17,6 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.e2e.local import LEASE_S, framed, gradient, joined, offer_of, raw, step_request
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def server() -> Iterator[ThreadServer]:

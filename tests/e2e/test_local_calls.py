@@ -26,8 +26,6 @@ from tests.e2e.local import ELEMENTS, LEASE_S, framed, gradient, is_local, joine
 from tests.e2e.scene import eventually
 from tests.support.servers import ServerProcess, ThreadServer
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def server() -> Iterator[ThreadServer]:

@@ -18,8 +18,6 @@ from tests.e2e.local import LEASE_S, joined, offer_of, raw
 from tests.e2e.scene import eventually
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 
 @pytest.fixture
 def server() -> Iterator[ThreadServer]:

@@ -14,8 +14,6 @@ from tests.e2e.scene import eventually
 from tests.support.proxy import Proxy
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 LEASE_S = 1.0
 START = {"w": np.zeros(4, np.float32)}
 Connect = Callable[[str], optimd.Worker]

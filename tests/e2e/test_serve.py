@@ -20,8 +20,6 @@ from tests.e2e.scene import eventually
 from tests.support.calls import RawClient, push_header, push_messages
 from tests.support.servers import ServerProcess
 
-pytestmark = pytest.mark.alone
-
 LAYOUT = Layout((Tensor("w", (8,)),))
 
 

@@ -15,8 +15,6 @@ from tests.e2e.shared import LAYOUT, START, config, everybody, gradient, in_plac
 from tests.support.servers import ThreadServer
 from tests.support.trainer import Part, Trainer
 
-pytestmark = pytest.mark.alone
-
 Run = Callable[[optimd.Worker, int, int], Any]
 
 

@@ -19,8 +19,6 @@ from tests.e2e.scene import eventually
 from tests.support.calls import RawClient, push_header, reason_of
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 LAYOUT = Layout((Tensor("w", (50_000,)),))
 START = np.ones(50_000, np.float32)
 ROOM = 12

@@ -19,8 +19,6 @@ from tests.e2e.scene import eventually, until_bytes
 from tests.support.calls import RawClient, push_header, push_messages, reason_of, upload_messages
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 LAYOUT = Layout((Tensor("w", (1000,)),))
 SPEC = JobSpec(LAYOUT, SGD(1.0), Async())
 GRADIENT = np.full(1000, 0.5, np.float32)

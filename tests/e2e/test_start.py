@@ -21,8 +21,6 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.support.calls import RawClient, reason_of
 from tests.support.servers import ServerProcess
 
-pytestmark = pytest.mark.alone
-
 # A start that has to compile takes ten times as long on this machine.
 FAST_S = 12.0
 

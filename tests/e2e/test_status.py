@@ -20,8 +20,6 @@ from tests.support.calls import RawClient, push_header, push_messages
 from tests.support.proxy import Proxy
 from tests.support.servers import ThreadServer
 
-pytestmark = pytest.mark.alone
-
 LAYOUT = Layout((Tensor("w", (8,)),))
 START = np.zeros(8, np.float32)
 # Far more than the command allows itself, far less than no bound at all.

@@ -72,6 +72,7 @@ def test_training_works_from_outside_the_repository(clean: Path, tmp_path: Path)
     assert "works with grpcio" in run(clean, tmp_path, str(ROOT / "tests" / "packaging" / "smoke.py")).stdout
 
 
+@pytest.mark.long
 def test_the_demo_runs_from_outside_the_repository(clean: Path, tmp_path: Path) -> None:
     run(clean, tmp_path, *PROGRAM, "demo", "--workers", "2", "--steps", "60", "--json", "facts.json")
     facts = json.loads((tmp_path / "facts.json").read_text())

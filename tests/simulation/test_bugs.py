@@ -67,13 +67,12 @@ RARE = {
     "pushes_held_at_the_end_of_a_range_test_are_forgotten",
     "who_waits_for_an_outcome_never_joins_again",
 }
-# Of the older ones make test has every fifth; make test-long has all.
-NEWER = "tests.simulation.mischief_bugs"
+# Make test has every fifth; make test-long has all.
 SHARE = 5
 
 
 def _marks(place: int, name: str) -> list[pytest.MarkDecorator]:
-    return [] if BUGS[name].__module__ == NEWER or place % SHARE == 0 else [pytest.mark.long]
+    return [] if place % SHARE == 0 else [pytest.mark.long]
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.run import Result, explore, replay
 from tests.simulation.scenario import ROUNDS, large_scenario
 
-SEEDS = 60
+SEEDS = 45
 SEEDS_A_TEST = 15
 ROUNDS_LONG = 1_000_000
 BATCH = 2_000

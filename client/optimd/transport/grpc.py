@@ -27,7 +27,7 @@ from optimd.encoding import Float32, Payload
 from optimd.transport.base import CallFailed, CallLost
 from optimd.transport.failures import failure_of
 from optimd.transport.local import LocalConnection
-from optimd.transport.moving import LOOK_S, Moving
+from optimd.transport.moving import BUFFERED_BYTES_MAX, LINK_BYTES_PER_S_MIN, LOOK_S, Moving
 from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
 Float32s = NDArray[np.float32]
@@ -137,12 +137,12 @@ class GrpcTransport:
         """See Transport.pull."""
 
         moving = Moving(timeout_s, is_sending=False)
-        is_long = flat.nbytes > CHUNK_BYTES
+        deadline_s = _deadline_s(flat.nbytes, timeout_s)
 
         def receive(link: _Link) -> tuple[pb.Header, pb.ParametersHeader]:
-            responses = link.method("Pull")(request.SerializeToString(), timeout=None if is_long else timeout_s)
+            responses = link.method("Pull")(request.SerializeToString(), timeout=deadline_s)
             try:
-                if is_long:
+                if deadline_s is None:
                     moving.watch(responses.cancel)
                 return _received(responses, request, flat, moving)
             finally:
@@ -156,21 +156,30 @@ class GrpcTransport:
     ) -> Any:
         """Send a payload and take the one answer."""
         moving = Moving(timeout_s, is_sending=True)
+        deadline_s = _deadline_s(payload.nbytes, timeout_s)
 
         def exchange(link: _Link) -> Any:
-            call = link.method(method).future(_frames(first, frame_class, payload, moving))
+            rpc, frames = link.method(method), _frames(first, frame_class, payload, moving)
             try:
-                while True:
-                    try:
-                        return call.result(timeout=LOOK_S)
-                    except grpc.FutureTimeoutError:
-                        if moving.stands_still:
-                            raise CallLost(f"{method} stands still for more than {timeout_s:g} s") from None
+                if deadline_s is None:
+                    return self._watched(rpc.future(frames), method, moving)
+                return rpc(frames, timeout=deadline_s)
             finally:
                 moving.end()
-                call.cancel()  # nothing of it may go out any more; harmless at the end
 
         return self._attempt(exchange, moving)
+
+    def _watched(self, call: Any, method: str, moving: Moving) -> Any:
+        """The answer of a call that may take as long as its transfer moves."""
+        try:
+            while True:
+                try:
+                    return call.result(timeout=LOOK_S)
+                except grpc.FutureTimeoutError:
+                    if moving.stands_still:
+                        raise CallLost(f"{method} stands still for more than {moving.stall_s:g} s") from None
+        finally:
+            call.cancel()  # nothing of it may go out any more; harmless at the end
 
     def close(self) -> None:
         """See Transport.close. In a forked child the parent's channel is left alone."""
@@ -261,6 +270,11 @@ class _Link:
     def abandon(self) -> None:
         """Close the channel without waiting for that: it may take for ever."""
         threading.Thread(target=self.channel.close, name="optimd-abandoned", daemon=True).start()
+
+
+def _deadline_s(size_bytes: int, timeout_s: float) -> float | None:
+    """None: it is watched instead, which costs a thread or a future; too much where a deadline says nearly the same."""
+    return timeout_s + size_bytes / LINK_BYTES_PER_S_MIN if size_bytes <= BUFFERED_BYTES_MAX else None
 
 
 def _frames(first: Message, frame_class: Callable[..., Message], payload: Payload, moving: Moving) -> Iterator[bytes]:

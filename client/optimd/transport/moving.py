@@ -14,10 +14,10 @@ LINK_BYTES_PER_S_MIN = 1e5
 
 
 class Moving:
-    """How far a transfer has come, and when it last did. `is_over`: nobody waits for it any more."""
+    """How far a transfer has come, and when it last did. `stall_s`: how long it may stand still. `is_over`: given up."""
 
     def __init__(self, stall_s: float, *, is_sending: bool) -> None:
-        self._stall_s = stall_s
+        self.stall_s = stall_s
         self._buffered_bytes_max = BUFFERED_BYTES_MAX if is_sending else 0
         self._moved_s = time.monotonic()
         self._moved_bytes = 0
@@ -37,7 +37,7 @@ class Moving:
     def stands_still(self) -> bool:
         """Whether nothing has moved for longer than it may."""
         empty_s = min(self._moved_bytes, self._buffered_bytes_max) / LINK_BYTES_PER_S_MIN
-        return time.monotonic() - self._moved_s > self._stall_s + empty_s
+        return time.monotonic() - self._moved_s > self.stall_s + empty_s
 
     def watch(self, cancel: Callable[[], object]) -> None:
         """Cancel the transfer, from a thread, once it stands still. The thread ends soon after the transfer."""
