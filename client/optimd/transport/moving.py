@@ -14,7 +14,7 @@ LINK_BYTES_PER_S_MIN = 1e5
 
 
 class Moving:
-    """How far a transfer has come, and when it last did. `stall_s`: how long it may stand still. `is_over`: given up."""
+    """How far a transfer has come, and when it last did. `stall_s`: how long it may stand. `is_over`: given up."""
 
     def __init__(self, stall_s: float, *, is_sending: bool) -> None:
         self.stall_s = stall_s
