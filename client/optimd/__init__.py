@@ -6,10 +6,13 @@
         result = worker.step(gradients, weight=len(batch), loss=loss)
         worker.set_schedules({"lr": optimd.SGDR(1e-3, 1e-5, period=500)}, at_step=2000)
 
-`optimd.ray` starts servers inside Ray; it needs the extra of that name.
+`optimd.ray` starts servers inside Ray; it needs the extra of that name, and is imported when it is first used.
 """
 
+import typing as _typing
+from importlib import import_module as _import_module
 from importlib.metadata import version as _version
+from importlib.util import find_spec as _find_spec
 
 from optimdpb.errors import (
     EpochSuperseded,
@@ -75,7 +78,22 @@ from optimd.range_test import RangeTestResult
 from optimd.results import HistoryEntry, JobStatus, PushResult, StepResult, WorkerStatus
 from optimd.worker import Worker, connect
 
+if _typing.TYPE_CHECKING:
+    from optimd import ray as ray
+else:  # a checker that saw __getattr__ would take every misspelt name
+
+    def __getattr__(name: str) -> object:
+        if name in _ON_DEMAND:
+            return _import_module(f"optimd.{name}")
+        raise AttributeError(f"module 'optimd' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *filter(_find_spec, _ON_DEMAND)})
+
+
 __version__ = _version("optimd")
+# Modules of the client that need the package of their name.
+_ON_DEMAND = ("ray",)
 
 __all__ = [
     "LAMB",
