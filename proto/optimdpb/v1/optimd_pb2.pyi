@@ -57,6 +57,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_PUSH_TOO_SLOW: _ClassVar[ErrorReason]
     ERROR_REASON_STARTING_UP: _ClassVar[ErrorReason]
     ERROR_REASON_JOB_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_JOB_DELETED: _ClassVar[ErrorReason]
 
 class TensorKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -240,6 +241,7 @@ ERROR_REASON_PULL_TOO_SLOW: ErrorReason
 ERROR_REASON_PUSH_TOO_SLOW: ErrorReason
 ERROR_REASON_STARTING_UP: ErrorReason
 ERROR_REASON_JOB_FAILED: ErrorReason
+ERROR_REASON_JOB_DELETED: ErrorReason
 TENSOR_KIND_UNSPECIFIED: TensorKind
 TENSOR_KIND_TRAINABLE: TensorKind
 TENSOR_KIND_BUFFER: TensorKind
@@ -1002,14 +1004,16 @@ class Ssp(_message.Message):
     def __init__(self, staleness: _Optional[int] = ...) -> None: ...
 
 class CreateJobRequest(_message.Message):
-    __slots__ = ("job", "spec", "worker")
+    __slots__ = ("job", "spec", "worker", "again")
     JOB_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     job: str
     spec: JobSpec
     worker: str
-    def __init__(self, job: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., worker: _Optional[str] = ...) -> None: ...
+    again: bool
+    def __init__(self, job: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., worker: _Optional[str] = ..., again: bool = ...) -> None: ...
 
 class CreateJobResponse(_message.Message):
     __slots__ = ("header", "disposition", "upload_token", "upload_lease_ms", "limits", "spec_digest")
@@ -1141,7 +1145,7 @@ class JobCounters(_message.Message):
     def __init__(self, applied: _Optional[int] = ..., discarded: _Optional[int] = ..., rejected: _Optional[int] = ..., duplicates: _Optional[int] = ..., rounds_void: _Optional[int] = ...) -> None: ...
 
 class GetJobResponse(_message.Message):
-    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest", "schedules", "history", "workers_left_out", "history_left_out", "failure", "spec_digest")
+    __slots__ = ("header", "state", "spec", "workers", "last_round", "counters", "waiting_for", "revision", "layout_digest", "schedules", "history", "workers_left_out", "history_left_out", "failure", "spec_digest", "steps_max")
     class SchedulesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1164,6 +1168,7 @@ class GetJobResponse(_message.Message):
     HISTORY_LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    STEPS_MAX_FIELD_NUMBER: _ClassVar[int]
     header: Header
     state: JobState
     spec: JobSpec
@@ -1179,7 +1184,8 @@ class GetJobResponse(_message.Message):
     history_left_out: int
     failure: str
     spec_digest: bytes
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., history: _Optional[_Iterable[_Union[HistoryEntry, _Mapping]]] = ..., workers_left_out: _Optional[int] = ..., history_left_out: _Optional[int] = ..., failure: _Optional[str] = ..., spec_digest: _Optional[bytes] = ...) -> None: ...
+    steps_max: int
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., workers: _Optional[_Iterable[_Union[WorkerStatus, _Mapping]]] = ..., last_round: _Optional[_Union[RoundStatus, _Mapping]] = ..., counters: _Optional[_Union[JobCounters, _Mapping]] = ..., waiting_for: _Optional[str] = ..., revision: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., history: _Optional[_Iterable[_Union[HistoryEntry, _Mapping]]] = ..., workers_left_out: _Optional[int] = ..., history_left_out: _Optional[int] = ..., failure: _Optional[str] = ..., spec_digest: _Optional[bytes] = ..., steps_max: _Optional[int] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
     __slots__ = ("page_size", "page_token")
@@ -1210,7 +1216,7 @@ class ListJobsResponse(_message.Message):
     def __init__(self, jobs: _Optional[_Iterable[_Union[JobSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class UpdateJobRequest(_message.Message):
-    __slots__ = ("job", "request_id", "expected_revision", "at_step", "schedules", "state", "requester")
+    __slots__ = ("job", "request_id", "expected_revision", "at_step", "schedules", "state", "requester", "steps_max")
     class SchedulesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1225,6 +1231,7 @@ class UpdateJobRequest(_message.Message):
     SCHEDULES_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REQUESTER_FIELD_NUMBER: _ClassVar[int]
+    STEPS_MAX_FIELD_NUMBER: _ClassVar[int]
     job: str
     request_id: str
     expected_revision: int
@@ -1232,7 +1239,8 @@ class UpdateJobRequest(_message.Message):
     schedules: _containers.MessageMap[str, Schedule]
     state: JobState
     requester: str
-    def __init__(self, job: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_revision: _Optional[int] = ..., at_step: _Optional[int] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., state: _Optional[_Union[JobState, str]] = ..., requester: _Optional[str] = ...) -> None: ...
+    steps_max: int
+    def __init__(self, job: _Optional[str] = ..., request_id: _Optional[str] = ..., expected_revision: _Optional[int] = ..., at_step: _Optional[int] = ..., schedules: _Optional[_Mapping[str, Schedule]] = ..., state: _Optional[_Union[JobState, str]] = ..., requester: _Optional[str] = ..., steps_max: _Optional[int] = ...) -> None: ...
 
 class UpdateJobResponse(_message.Message):
     __slots__ = ("header", "revision", "at_step")
@@ -1245,14 +1253,24 @@ class UpdateJobResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., revision: _Optional[int] = ..., at_step: _Optional[int] = ...) -> None: ...
 
 class DeleteJobRequest(_message.Message):
-    __slots__ = ("job",)
+    __slots__ = ("job", "with_snapshots", "expected_lineage", "requester")
     JOB_FIELD_NUMBER: _ClassVar[int]
+    WITH_SNAPSHOTS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    REQUESTER_FIELD_NUMBER: _ClassVar[int]
     job: str
-    def __init__(self, job: _Optional[str] = ...) -> None: ...
+    with_snapshots: bool
+    expected_lineage: str
+    requester: str
+    def __init__(self, job: _Optional[str] = ..., with_snapshots: bool = ..., expected_lineage: _Optional[str] = ..., requester: _Optional[str] = ...) -> None: ...
 
 class DeleteJobResponse(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("header", "snapshots_kept")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    header: Header
+    snapshots_kept: str
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., snapshots_kept: _Optional[str] = ...) -> None: ...
 
 class CreateSnapshotRequest(_message.Message):
     __slots__ = ("job",)
