@@ -7,7 +7,7 @@ import uuid
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +106,13 @@ class Worker:
             self.leave()
         finally:
             self.close()
+
+    def __reduce__(self) -> NoReturn:
+        message = (
+            "a Worker is a connection and cannot be pickled or copied: call optimd.connect(address, job=..., worker=...),"
+            " or connect() of the handle that optimd.ray.start() gave, inside the task or process that uses it"
+        )
+        raise TypeError(message)
 
     def ensure_job(
         self,

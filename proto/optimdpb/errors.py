@@ -17,7 +17,7 @@ OptimdError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # One status for each reason; the names are those of grpc.StatusCode. The contract states the same table.
 STATUS_OF_REASON: dict[str, str] = {
@@ -70,24 +70,40 @@ STATUS_OF_REASON: dict[str, str] = {
 
 
 class OptimdError(Exception):
-    """Base of every error optimd raises on purpose."""
+    """Base of every error optimd raises on purpose. All of them can be pickled and copied, with their attributes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Exceptions are rebuilt by a call of their class with `args`, which are not what our constructors take."""
+        return _rebuilt, (type(self), self.args), self.__dict__
+
+
+def _rebuilt(error_class: type[OptimdError], args: tuple[Any, ...]) -> OptimdError:
+    """An error of that class without its constructor; its attributes follow."""
+    return error_class.__new__(error_class, *args)
 
 
 class Refused(OptimdError):
     """A request was refused and changed nothing.
 
-    `reason` is a key of STATUS_OF_REASON; `metadata` holds every dynamic value of the message as text.
+    `reason` is a key of STATUS_OF_REASON; `metadata` holds every dynamic value of the message as text. Further
+    attributes are read from these, so that an error from the wire has the same as one that was raised here.
     """
 
     _class_of_reason: ClassVar[dict[str, type[Refused]]] = {}
     reason: str
+    message: str
+    metadata: dict[str, str]
 
     def __init__(self, reason: str, message: str, **metadata: object) -> None:
         if reason not in STATUS_OF_REASON:
             raise AssertionError(f"reason {reason!r} is not in the contract")
         super().__init__(message)
+        self._fill(reason, message, {key: str(value) for key, value in metadata.items()})
+
+    def _fill(self, reason: str, message: str, metadata: dict[str, str]) -> None:
         self.reason = reason
-        self.metadata = {key: str(value) for key, value in metadata.items()}
+        self.message = message  # str() of an error that Ray has wrapped is a traceback
+        self.metadata = metadata
 
     @staticmethod
     def from_reason(reason: str, message: str, metadata: dict[str, str]) -> Refused:
@@ -95,8 +111,7 @@ class Refused(OptimdError):
         error_class = Refused._class_of_reason.get(reason, Refused)
         error = error_class.__new__(error_class)
         Exception.__init__(error, message)
-        error.reason = reason
-        error.metadata = dict(metadata)
+        error._fill(reason, message, dict(metadata))
         return error
 
 
@@ -105,8 +120,16 @@ class InvalidSpec(Refused, ValueError):
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__("INVALID_SPEC", f"{field}: {message}", field=field)
-        self.field = field
-        self.problem = message
+
+    @property
+    def field(self) -> str:
+        """Path of what is wrong; "" if the server did not say."""
+        return self.metadata.get("field", "")
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with it: the message without the path."""
+        return self.message.removeprefix(f"{self.field}: ")
 
 
 class InvalidLayout(Refused, ValueError):
@@ -134,6 +157,11 @@ class JobMismatch(Refused):
             expected=expected,
             got=got,
         )
+
+    @property
+    def field(self) -> str:
+        """Path of the first difference; "" if the server did not say."""
+        return self.metadata.get("field", "")
 
 
 class EpochSuperseded(Refused):
