@@ -109,8 +109,8 @@ class Worker:
 
     def __reduce__(self) -> NoReturn:
         message = (
-            "a Worker is a connection and cannot be pickled or copied: call optimd.connect(address, job=..., worker=...),"
-            " or connect() of the handle that optimd.ray.start() gave, inside the task or process that uses it"
+            "a Worker is a connection and cannot be pickled or copied: call optimd.connect(address, job=, worker=)"
+            " or server.connect(job=, worker=) of the server from optimd.ray.start(), inside the task"
         )
         raise TypeError(message)
 

@@ -91,7 +91,7 @@ SHIPPED: dict[str, Callable[[optimd.Worker], Any]] = {
     "pickle": pickle.dumps,
     "copy": copy.copy,
     "deepcopy": copy.deepcopy,
-    "put": lambda worker: ray.put(worker),
+    "put": ray.put,
     "argument": lambda worker: ray.remote(use).remote(worker),
     "captured": captured,
 }
