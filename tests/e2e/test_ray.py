@@ -17,6 +17,8 @@ from tests.e2e.scene import eventually
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 import optimd.ray  # noqa: E402
 
+pytestmark = pytest.mark.alone
+
 START = {"w": np.zeros(4, np.float32)}
 
 
