@@ -8,6 +8,7 @@ The rules, all of them; core.job has those of members and pushes, core.sync, cor
 core.control those of what changes a job from outside.
 
 A job       creating ─UploadCompleted─► ready ─t = steps_max─► finished (pushes DISCARDED(FINISHED), pulls go on)
+            finished ─UpdateRequested(steps_max above t)─► ready
             ready ─UpdateRequested(paused)─► paused ─UpdateRequested(not paused)─► ready
             ready ─RangeTestRequested─► range test ─its end, PutBack─► ready, under another lineage
             Updates are made only while ready or sweeping; what was committed waits. HaltRequested, by a server that

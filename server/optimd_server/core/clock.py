@@ -34,12 +34,13 @@ LR = "lr"
 
 @dataclass(frozen=True)
 class Change:
-    """A change that holds from at_step on. paused: None leaves that as it is."""
+    """A change that holds from at_step on. paused, steps_max: None leaves that as it is; the latter holds at once."""
 
     revision: int
     at_step: int
     schedules: tuple[tuple[str, Schedule], ...]
     paused: bool | None
+    steps_max: int | None = None
 
     def words(self) -> str:
         """What it changes, cut off where it is very long."""
@@ -51,18 +52,21 @@ class Change:
         parts = [f"{name} = {schedule_to_text(schedule)}" for name, schedule in self.schedules]
         if self.paused is not None:
             parts.append("paused" if self.paused else "resumed")
+        if self.steps_max is not None:
+            parts.append(f"steps_max = {self.steps_max}")
         return ", ".join(parts)
 
 
 class Clock:
     """Schedules in force, and changes to come.
 
-    optimizer: the rule with the schedules in force. paused: no update is made. revision: number of changes asked for;
+    optimizer: the rule with the schedules in force. paused: no update is made. steps_max: the job's end. revision: number of changes asked for;
     pending: those to come, in the order in which they will hold; plateau: the state of the Plateau in lr, if there is.
     """
 
-    def __init__(self, optimizer: Optimizer, groups: tuple[Group, ...] = ()) -> None:
+    def __init__(self, optimizer: Optimizer, groups: tuple[Group, ...] = (), steps_max: int | None = None) -> None:
         self._groups = groups
+        self.steps_max = steps_max
         self.paused = False
         self.revision = 0
         self.pending: list[Change] = []
@@ -142,13 +146,15 @@ class Clock:
             raise Refused("INVALID_UPDATE", message, field="request_id")
         return found[1]
 
-    def request(self, event: UpdateRequested, earliest_step: int, steps_max: int | None) -> tuple[Change, Updated]:
+    def request(self, event: UpdateRequested, earliest_step: int) -> tuple[Change, Updated]:
         """Take a change. earliest_step: the first whose update is not being made yet. Raises Refused."""
         if event.expected_revision is not None and event.expected_revision != self.revision:
             message = f"expected the job at revision {event.expected_revision}, it is at {self.revision}"
             raise Refused("REVISION_MISMATCH", message, expected=event.expected_revision, got=self.revision)
-        if not event.schedules and event.paused is None:
-            raise Refused("INVALID_UPDATE", "schedules: expected a schedule or a state, got neither", field="schedules")
+        if not event.schedules and event.paused is None and event.steps_max is None:
+            message = "schedules: expected a schedule, a state or steps_max, got none of them"
+            raise Refused("INVALID_UPDATE", message, field="schedules")
+        steps_max = self.steps_max if event.steps_max is None else event.steps_max
         at_step = earliest_step if event.at_step is None else event.at_step
         self._check_step(event, at_step, earliest_step, steps_max)
         if len(self.pending) >= PENDING_MAX:
@@ -156,7 +162,7 @@ class Clock:
             raise Refused(
                 "LIMIT_EXCEEDED", message, limit="pending_max", limit_value=PENDING_MAX, value=PENDING_MAX + 1
             )
-        change = Change(self.revision + 1, at_step, event.schedules, event.paused)
+        change = Change(self.revision + 1, at_step, event.schedules, event.paused, event.steps_max)
         pending = sorted([*self.pending, change], key=lambda entry: (entry.at_step, entry.revision))
         optimizer, checked = self.optimizer, True
         for entry in pending:
@@ -164,7 +170,7 @@ class Clock:
             checked = checked and entry is not change
             if not checked:
                 self._check_groups(optimizer)
-        self.pending, self.revision = pending, change.revision
+        self.pending, self.revision, self.steps_max = pending, change.revision, steps_max
         answer = Updated(change.revision, at_step)
         self._answers[event.request_id] = (_content(event), answer)
         while len(self._answers) > REQUESTS_KEPT:
@@ -204,6 +210,7 @@ class Clock:
             "schedules": _plain(self.schedules()),
             "paused": self.paused,
             "revision": self.revision,
+            "steps_max": self.steps_max,
             "pending": [{**vars(change), "schedules": _plain(dict(change.schedules))} for change in self.pending],
             "plateau": None if self.plateau is None else dataclasses.asdict(self.plateau),
             "answers": [
@@ -217,6 +224,7 @@ class Clock:
         lr = schedules.pop(LR)
         self._hold(dataclasses.replace(self.optimizer, lr=lr, schedules=schedules))
         self.paused, self.revision = bool(saved["paused"]), int(saved["revision"])
+        self.steps_max = saved.get("steps_max", self.steps_max)  # older snapshots have that of the specification
         self.pending = [
             Change(**{**entry, "schedules": tuple(_schedules(entry["schedules"]).items())})
             for entry in saved["pending"]
@@ -238,7 +246,7 @@ def changed(optimizer: Optimizer, schedules: tuple[tuple[str, Schedule], ...]) -
 
 def _content(event: UpdateRequested) -> str:
     """What a request asks for, apart from when it came."""
-    asked = Change(0, 0, event.schedules, event.paused)
+    asked = Change(0, 0, event.schedules, event.paused, event.steps_max)
     words = asked.words()
     digest = "" if words == asked.text() else f" ({hashlib.sha256(asked.text().encode()).hexdigest()})"
     return f"{words}{digest} at step {event.at_step}, expected revision {event.expected_revision}"

@@ -1,4 +1,4 @@
-"""What changes a job from outside its rounds: other schedules, pause, range tests.
+"""What changes a job from outside its rounds: other schedules, pause, another end, range tests.
 
 It acts between two rounds alone: advance() is called before the rounds advance, and those stand still while
 JobState.held says so.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optimdpb.errors import Refused
+from optimdpb.specs.checks import STEPS_MAX
 
 from optimd_server.core.effects import ControlRecord, Effect, Keep, PutBackKept, RangeTestTaken, RoundRecord
 from optimd_server.core.events import Kept, PutBack, RangeTestRequested, UpdateRequested
@@ -47,12 +48,18 @@ class Control:
         known = state.clock.known(event)
         if known is not None:
             return [known]
-        if state.finished:
-            raise self._wrong_state("FINISHED", "a job that trains")
+        was_finished = state.finished
+        if was_finished and event.steps_max is None:
+            raise self._wrong_state("FINISHED", "a job that trains, or steps_max above its step")
         test_runs = state.range_test is not None and state.range_test.active
-        if test_runs and (event.paused is not False or event.schedules):
+        if test_runs and (event.paused is not False or event.schedules or event.steps_max is not None):
             raise self._wrong_state("RANGE_TEST", "no range test on its way")
-        change, answer = state.clock.request(event, self._earliest_step(), state.spec.steps_max)
+        if event.steps_max is not None and not state.step < event.steps_max <= STEPS_MAX:
+            message = f"steps_max: expected above the job's step {state.step} and at most 2^53, got {event.steps_max}"
+            raise Refused("INVALID_UPDATE", message, field="steps_max")
+        change, answer = state.clock.request(event, self._earliest_step())
+        if was_finished:
+            self._rounds.go_on()
         self.stop_range_test()
         state.note(
             change.words(),
@@ -76,7 +83,7 @@ class Control:
             raise Refused("INVALID_UPDATE", f"{message}give this one another name", field="request_id")
         if running is not None and running.active:
             raise self._wrong_state("RANGE_TEST", "no range test on its way")
-        first, steps_max = self._earliest_step(), state.spec.steps_max
+        first, steps_max = self._earliest_step(), state.clock.steps_max
         if steps_max is not None and first >= steps_max:
             raise self._wrong_state("FINISHED", "a job that trains")
         if state.clock.paused_at(first):

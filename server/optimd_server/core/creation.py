@@ -58,10 +58,6 @@ class Creation:
         """Whether nobody uploads, and nobody has asked for the job for so long."""
         return not self.ready and now_s > self._lease_until_s and now_s - self._asked_s >= idle_s
 
-    def abandon(self) -> None:
-        """The job is no more: what still comes under a token is refused."""
-        self.uploader = ""
-
     def complete(self, token: int) -> None:
         """The parameters are in place."""
         self.check(token)

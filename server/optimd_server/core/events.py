@@ -108,9 +108,9 @@ class Applied:
 
 @dataclass(frozen=True)
 class UpdateRequested:
-    """Somebody wants other schedules from a step on, or the job to pause or go on. Answered by Updated.
+    """Somebody wants other schedules from a step on, the job to pause or go on, or another end. Answered by Updated.
 
-    at_step: None for the earliest; paused: None leaves that as it is; unix_s: when it was asked for.
+    at_step: None for the earliest; paused, steps_max: None leaves that as it is; unix_s: when it was asked for.
     """
 
     request_id: str
@@ -120,6 +120,7 @@ class UpdateRequested:
     at_step: int | None
     schedules: tuple[tuple[str, Schedule], ...]
     paused: bool | None
+    steps_max: int | None = None
 
 
 @dataclass(frozen=True)

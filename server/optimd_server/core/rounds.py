@@ -80,6 +80,9 @@ class Rounds(ABC):
     def joined(self, member: Member) -> None:  # noqa: B027 - most models need nothing
         """An epoch became live."""
 
+    def go_on(self) -> None:  # noqa: B027 - most models need nothing
+        """The job was finished and is not any more."""
+
     def extend(self, by_s: float) -> None:  # noqa: B027 - most models keep no time
         """Give back time that nobody could use."""
 

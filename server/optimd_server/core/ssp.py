@@ -44,6 +44,11 @@ class SspRounds(AsyncRounds):
             self._drop_clock(member.worker)
         return [withheld] if withheld is not None else []
 
+    def go_on(self) -> None:
+        """All start level: pushes that came behind the end moved clocks that nobody waited for."""
+        for worker in list(self.clocks):
+            self._set_clock(worker, self._slowest)
+
     def withholds(self, worker: str, epoch: int) -> bool:
         """Whether the last outcome of this epoch is there but not to be told yet."""
         withheld = self.withheld.get(worker)

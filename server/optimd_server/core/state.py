@@ -58,7 +58,7 @@ class JobState:
         self.step = 0
         self.rule_count = 0
         self.plan = plan_of(spec)
-        self.clock = Clock(spec.optimizer, spec.groups)
+        self.clock = Clock(spec.optimizer, spec.groups, spec.steps_max)
         self.range_test: RangeTest | None = None
         self.memories = self.plan.first_memories()
         self.counters = Counters()
@@ -92,7 +92,8 @@ class JobState:
     @property
     def finished(self) -> bool:
         """Whether t has reached steps_max; a range test may go beyond it and comes back."""
-        return self.spec.steps_max is not None and self.step >= self.spec.steps_max and not self.sweeping
+        steps_max = self.clock.steps_max
+        return steps_max is not None and self.step >= steps_max and not self.sweeping
 
     def learning_rate(self) -> float:
         """lr(t), the rate of the coming update."""

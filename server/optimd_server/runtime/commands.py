@@ -56,10 +56,10 @@ class Commands:
         if len(self._small) == 1:
             self._carry_out_small()
 
-    def end(self) -> None:
-        """Carry out nothing more, and free the memory that only commands need."""
+    def end(self, *, with_slabs: bool = False) -> None:
+        """Carry out nothing more, and free the memory that only commands need; parameters and slots as well, if asked."""
         self._ended = True
-        self._start(self._free())
+        self._start(self._free(with_slabs))
 
     async def finished(self) -> None:
         """Wait until nothing is on its way."""
@@ -117,6 +117,8 @@ class Commands:
                 self._shards.put_back(command.step)
                 return PutBack(command.step)
 
-    async def _free(self) -> None:
+    async def _free(self, with_slabs: bool) -> None:
         async with self._still:  # until then kernels may read it
             self._shards.free()
+            if with_slabs:
+                self._shards.shards.clear()

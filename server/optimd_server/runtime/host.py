@@ -106,6 +106,8 @@ class JobHost:
         # Why the job cannot go on, "" while it can; and whether its state in memory is one between two updates.
         self.failure = ""
         self.is_trusted = True
+        # Why it is no job of this server any more.
+        self.removed: Refused | None = None
         # Whether the server ends: nothing from outside changes the job any more; and whether no update can come.
         self.frozen = False
         self.still = False
@@ -215,11 +217,15 @@ class JobHost:
         step = self.machine.state.step
         self.failure = f"job {self.name!r} failed at step {step}: {what}: {problem} (incident {incident} in the log)"
         log.critical("incident %s: %s", incident, self.failure, exc_info=error)
+        self._let_go()
+        self._commands.end()
+
+    def _let_go(self) -> None:
+        """Answer who waits; free what belongs to workers and pullers."""
         self.stop_waiting()
         self.close()
         self.sharing.forget_all()
         self.parameters.messages.forget_all()
-        self._commands.end()
 
     def _fail_over(self, what: str, error: Exception, changed: bool) -> None:
         self.fail(error, what, trusted=not changed)
@@ -235,6 +241,8 @@ class JobHost:
             raise self._refusal()
 
     def _refusal(self) -> Refused:
+        if self.removed is not None:  # each its own, for each gets a traceback
+            return Refused.from_reason(self.removed.reason, str(self.removed), self.removed.metadata)
         return Refused("JOB_FAILED", self.failure, job=self.name, failure=self.failure)
 
     def _answer_failed(self, event: Event) -> list[Effect]:
@@ -378,10 +386,10 @@ class JobHost:
         if log_file is not None:
             log_file.close()
 
-    def remove(self) -> None:
-        """The job, which never had its parameters, is no more: its memory is free, and so is its room."""
-        self.machine.state.creation.abandon()
-        self.close()
+    def remove(self, why: Refused) -> None:
+        """The job is no more: whoever waits or asks is answered why. Its room is free, its memory once no kernel runs."""
+        self.removed, self.failure, self.is_trusted = why, str(why), False
+        self._let_go()
+        self._commands.end(with_slabs=True)
         self._staging.leave()
-        self.shards.shards.clear()
         self.sharing.parameters = None

@@ -103,6 +103,26 @@ class Saver:
         log.info("job %s: saved at step %d in %s", host.name, image.state["step"], path)
         return path
 
+    async def delete(
+        self, job: str, *, for_good: bool, check: Callable[[], None], done: Callable[[], None]
+    ) -> tuple[bool, str]:
+        """See Store.remove. While no job is saved: check() comes right before it, done() right behind it.
+
+        Goes on to its end, also if the caller gives up. Raises Refused(STORAGE_FAILED), and what check() raises.
+        """
+
+        async def work() -> tuple[bool, str]:
+            check()
+            try:
+                removed = await self._call(functools.partial(self._store.remove, job, for_good=for_good))
+            except OSError as error:
+                message = f"job {job!r} could not be deleted: {error}"
+                raise Refused("STORAGE_FAILED", message, problem=error) from error
+            done()
+            return removed
+
+        return await to_its_end(self._saving, work)
+
     async def save_all(self, hosts: Iterable[JobHost]) -> None:
         """Save every job that is ready; nothing may happen to them any more. Raises Refused(STORAGE_FAILED).
 
@@ -136,6 +156,9 @@ class Saver:
             await host.drain()
             await self.save(host)
         except Exception as error:  # whatever it is, the next job must have its turn
+            if host.removed is not None:  # it was deleted meanwhile: there is nothing to save
+                del self.unsaved[host.name]
+                return True
             self.unsaved[host.name] = str(error) if isinstance(error, Refused) else f"job {host.name!r}: {error!r}"
             cause = error.__cause__
             return not (isinstance(cause, OSError) and cause.errno in _DISK_FULL)

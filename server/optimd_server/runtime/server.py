@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import secrets
 import time
@@ -14,7 +15,7 @@ from optimdpb.specs import Async, JobSpec
 from optimdpb.specs.job import first_difference
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
-from optimd_server.core.events import CreateRequested
+from optimd_server.core.events import CreateRequested, Version
 from optimd_server.optimizers import RULES
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.config import ServerConfig
@@ -25,6 +26,8 @@ from optimd_server.storage import DataDirectory, Store
 
 log = logging.getLogger(__name__)
 
+# Jobs that were deleted, so that their workers are told.
+DELETED_KEPT = 1000
 # Together 52 bits: epochs are exact in the numbers of any language.
 STARTS_BITS, EPOCHS_PER_START_BITS = 20, 32
 
@@ -49,6 +52,7 @@ class Runtime:
         self.jobs: dict[str, JobHost] = {}
         self._state_bytes: dict[str, int] = {}
         self.unrestored: dict[str, str] = {}
+        self._deleted: dict[str, Refused] = {}
         self.started = False
         self.draining = False
         self._clock = clock
@@ -82,43 +86,57 @@ class Runtime:
         return self.started or (self._saver is not None and self._saver.marked)
 
     def job(self, name: str) -> JobHost:
-        """Raises Refused(UNKNOWN_JOB), Refused(JOB_FAILED) for one that could not be restored."""
+        """Raises Refused(UNKNOWN_JOB, JOB_DELETED), Refused(JOB_FAILED) for one that could not be restored."""
         host = self.jobs.get(name)
         if host is None:
             self._check_restored(name)
+            self._check_not_deleted(name)
             raise Refused("UNKNOWN_JOB", f"expected a job of this server, got {name!r}", job=name)
         return host
 
-    def find_or_create(self, name: str, spec: JobSpec) -> JobHost:
-        """The job of that name, made if there is none.
+    def find_or_create(self, name: str, spec: JobSpec, *, again: bool = False) -> JobHost:
+        """The job of that name, made if there is none, or if that one never had its parameters and differs or failed.
 
-        Raises JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL, JOB_FAILED, SHUTTING_DOWN).
+        again: the caller has been here before, and what became of the job since is not to be undone. Raises
+        JobMismatch, NotServed, Refused(LIMIT_EXCEEDED, BACKLOG_FULL, JOB_FAILED, JOB_DELETED, SHUTTING_DOWN).
         """
         host = self.jobs.get(name)
-        if host is None:
-            if self.draining:  # nobody would save it
-                raise Refused("SHUTTING_DOWN", "the server ends: try again, here or where it comes back")
-            self._check_restored(name)
-            self._check_limits(spec)
-            try:
-                host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._epochs_from)
-            except MemoryError as error:
-                raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
-            self.jobs[name] = host
-            self._state_bytes[name] = state_bytes(spec)
+        found = None if host is None else difference(host, spec)
+        is_unused = host is not None and not host.ready.is_set() and not again and bool(found or host.failure)
+        if host is not None and not is_unused:
+            if found:
+                raise JobMismatch(*found)
             return host
-        difference = first_difference(host.spec, spec)
-        if difference:
-            raise JobMismatch(*difference)
+        if self.draining:  # nobody would save it
+            raise Refused("SHUTTING_DOWN", "the server ends: try again, here or where it comes back")
+        if again:
+            self._check_not_deleted(name)
+        self._check_restored(name)
+        self._check_limits(name, spec)
+        if is_unused:
+            log.warning("job %s never had its parameters: it is created anew", name)
+            self._forget(name, Refused("NOT_UPLOADER", f"job {name!r} was created anew meanwhile", job=name))
+        try:
+            host = JobHost(name, spec, self.config, self._threads, self._budget, self._clock, self._epochs_from)
+        except MemoryError as error:
+            raise _too_large("memory", self.config.parameters_bytes_max, spec.layout.size_bytes) from error
+        self._deleted.pop(name, None)
+        self.jobs[name] = host
+        self._state_bytes[name] = state_bytes(spec)
         return host
 
-    async def create(self, name: str, spec: JobSpec, worker: str) -> tuple[JobHost, UploadNamed | UploadAwaited | None]:
-        """Create the job or join in its creation; None when it is ready. Waits a bounded time for another's upload."""
+    async def create(
+        self, name: str, spec: JobSpec, worker: str, *, again: bool = False
+    ) -> tuple[JobHost, UploadNamed | UploadAwaited | None]:
+        """Create the job or join in its creation; None when it is ready. Waits a bounded time for another's upload.
+
+        again: see find_or_create().
+        """
         deadline_s = self._clock() + self.config.wait_s_max
         while True:
-            is_new = name not in self.jobs
-            host = self.find_or_create(name, spec)
-            if is_new:
+            before = self.jobs.get(name)
+            host, again = self.find_or_create(name, spec, again=again), True
+            if host is not before:
                 text = "job %s created by %s: %s, %s, %d tensors, %d elements"
                 rule, model = type(spec.optimizer).__name__, type(spec.consistency).__name__
                 log.info(text, name, worker, rule, model, len(spec.layout.tensors), spec.layout.elements)
@@ -171,6 +189,52 @@ class Runtime:
             raise Refused("NO_DATA_DIRECTORY", "expected a server that was started with --data-dir")
         return await self._saver.save(host)
 
+    async def delete(
+        self, name: str, *, with_snapshots: bool, expected_lineage: str | None, requester: str
+    ) -> tuple[Version, str]:
+        """Remove a job in any state, and put aside or remove what is saved of it; harmless where that was done before.
+
+        Returns its version, and where its snapshots are kept, "" if nowhere. Raises Refused(UNKNOWN_JOB,
+        REVISION_MISMATCH, STORAGE_FAILED, SHUTTING_DOWN), with the job as it was.
+        """
+        version = Version("", 0)
+
+        def check() -> None:
+            if self.draining:
+                raise Refused("SHUTTING_DOWN", "the server ends: try again where it comes back")
+            host = self.jobs.get(name)
+            lineage = "" if host is None else host.machine.version.lineage
+            if expected_lineage is not None and lineage != expected_lineage:
+                message = f"expected job {name!r} of lineage {expected_lineage!r}, it is of {lineage!r}"
+                raise Refused("REVISION_MISMATCH", message, expected=expected_lineage, got=lineage)
+
+        def done() -> None:
+            nonlocal version
+            host = self.jobs.get(name)
+            if host is None and name not in self.unrestored:
+                return
+            version = version if host is None else host.machine.version
+            message = f"job {name!r} was deleted at step {version.step}{f' by {requester}' if requester else ''}"
+            log.warning("%s", message)
+            self._deleted[name] = Refused("JOB_DELETED", message, job=name)
+            while len(self._deleted) > DELETED_KEPT:
+                del self._deleted[next(iter(self._deleted))]
+            self.unrestored.pop(name, None)
+            self._forget(name, self._deleted[name])
+
+        if self._saver is None:
+            check()
+            done()
+            return self._known(name, version, False, "")
+        found, kept = await self._saver.delete(name, for_good=with_snapshots, check=check, done=done)
+        return self._known(name, version, found, kept)
+
+    def _known(self, name: str, version: Version, found: bool, kept: str) -> tuple[Version, str]:
+        """What delete() returns. Raises Refused(UNKNOWN_JOB) if there was nothing to delete, now or before."""
+        if name not in self._deleted and not found:
+            raise Refused("UNKNOWN_JOB", f"expected a job of this server, got {name!r}", job=name)
+        return version, kept
+
     async def save_all(self) -> None:
         """Save every job that is ready, after freeze(). Raises Refused(STORAGE_FAILED).
 
@@ -203,17 +267,24 @@ class Runtime:
         host.tick()
         if host.machine.state.creation.is_forgotten(host.now_s(), self.config.upload_idle_s):
             log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
-            self._forget(host.name)
+            self._forget(host.name, Refused("NOT_UPLOADER", "the job was removed: its upload was too late"))
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, why: Refused) -> None:
         host = self.jobs.pop(name, None)
         if host is not None:
             del self._state_bytes[name]
-            host.remove()
+            # No token and no epoch of it may ever be one of a job of the same name.
+            self._epochs_from = max(self._epochs_from, host.machine.state.members.last_epoch) + 1
+            host.remove(why)
 
     def _not_restored(self, name: str, problem: str) -> None:
         self.unrestored[name] = f"job {name!r} could not be restored; what is saved of it is untouched: {problem}"
-        self._forget(name)
+        self._forget(name, Refused("JOB_FAILED", self.unrestored[name], job=name, failure=self.unrestored[name]))
+
+    def _check_not_deleted(self, name: str) -> None:
+        why = self._deleted.get(name)
+        if why is not None:
+            raise Refused(why.reason, str(why), **why.metadata)
 
     def _check_restored(self, name: str) -> None:
         """What is saved of a job that could not be restored is not to be replaced by another of its name."""
@@ -223,17 +294,32 @@ class Runtime:
         if failure:
             raise Refused("JOB_FAILED", failure, job=name, failure=failure)
 
-    def _check_limits(self, spec: JobSpec) -> None:
+    def _check_limits(self, name: str, spec: JobSpec) -> None:
+        """For a job that takes the place of the one of its name, if there is one. Raises Refused(LIMIT_EXCEEDED)."""
+        others = {job: size for job, size in self._state_bytes.items() if job != name}
         kept = spec.consistency.versions_kept if isinstance(spec.consistency, Async) else 0
         limits = (
-            ("jobs_max", self.config.jobs_max, len(self.jobs) + 1),
+            ("jobs_max", self.config.jobs_max, len(others) + 1),
             ("tensors_max", self.config.tensors_max, len(spec.layout.tensors)),
             ("parameters_bytes_max", self.config.parameters_bytes_max, (1 + kept) * spec.layout.size_bytes),
-            ("state_bytes_max", self.config.state_bytes_max, sum(self._state_bytes.values()) + state_bytes(spec)),
+            ("state_bytes_max", self.config.state_bytes_max, sum(others.values()) + state_bytes(spec)),
         )
-        for name, limit, value in limits:
+        for bound, limit, value in limits:
             if value > limit:
-                raise _too_large(name, limit, value)
+                raise _too_large(bound, limit, value)
+
+
+def difference(host: JobHost, spec: JobSpec) -> tuple[str, str, str] | None:
+    """(field, what the job has, what the specification has) of the first that differs; None if it is this job's.
+
+    What was changed since the job was made may be as it was or as it is.
+    """
+    clock, known = host.machine.state.clock, host.spec
+    if spec.optimizer != known.optimizer and spec.optimizer == clock.optimizer:
+        known = dataclasses.replace(known, optimizer=clock.optimizer)
+    if spec.steps_max == clock.steps_max:
+        known = dataclasses.replace(known, steps_max=clock.steps_max)
+    return first_difference(known, spec)
 
 
 def state_bytes(spec: JobSpec) -> int:

@@ -60,6 +60,7 @@ class ChangeService:
             request.at_step if request.HasField("at_step") else None,
             tuple(schedules.items()),
             paused,
+            request.steps_max if request.HasField("steps_max") else None,
         )
         answer = next(effect for effect in host.handle(event) if isinstance(effect, Updated))
         return pb.UpdateJobResponse(

@@ -26,6 +26,7 @@ from optimd_server.service.dispatch import Method
 from optimd_server.service.messages import (
     check_layout,
     check_limit,
+    check_requester,
     checked_name,
     checksum_of,
     header,
@@ -58,6 +59,7 @@ class JobService:
             "GetJob": self.get_job,
             "ListJobs": self.list_jobs,
             "CreateSnapshot": self.create_snapshot,
+            "DeleteJob": self.delete_job,
         }
 
     async def get_server_info(self, request: pb.GetServerInfoRequest) -> pb.GetServerInfoResponse:
@@ -70,7 +72,9 @@ class JobService:
     async def create_job(self, request: pb.CreateJobRequest) -> pb.CreateJobResponse:
         name = checked_name("job", request.job)
         worker = checked_name("worker", request.worker)
-        host, answer = await self._runtime.create(name, await self._spec_of(required(request, "spec")), worker)
+        host, answer = await self._runtime.create(
+            name, await self._spec_of(required(request, "spec")), worker, again=request.again
+        )
         response = pb.CreateJobResponse(
             header=header(self._runtime, host), limits=limits(self._runtime), spec_digest=host.spec_digest
         )
@@ -134,6 +138,17 @@ class JobService:
         host = self._runtime.job(request.job)
         path = await self._runtime.save(host)
         return pb.CreateSnapshotResponse(header=header(self._runtime, host), snapshot=str(path))
+
+    async def delete_job(self, request: pb.DeleteJobRequest) -> pb.DeleteJobResponse:
+        check_requester(request.requester)
+        version, kept = await self._runtime.delete(
+            request.job,
+            with_snapshots=request.with_snapshots,
+            expected_lineage=request.expected_lineage if request.HasField("expected_lineage") else None,
+            requester=request.requester,
+        )
+        now = pb.Header(lineage=version.lineage, step=version.step, incarnation=self._runtime.incarnation)
+        return pb.DeleteJobResponse(header=now, snapshots_kept=kept)
 
     async def list_jobs(self, request: pb.ListJobsRequest) -> pb.ListJobsResponse:
         size = request.page_size or PAGE_SIZE

@@ -12,6 +12,7 @@ from optimdpb.errors import Refused
 from optimdpb.frames import Framed
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.core.control import NAME_CHARACTERS_MAX
 from optimd_server.core.effects import Outcome, Pending, Reason, RoundRecord, Status
 from optimd_server.core.events import Push, Version
 from optimd_server.runtime import JobHost, Runtime
@@ -45,6 +46,13 @@ def check_limit(name: str, limit: int, value: int) -> None:
     if value > limit:
         message = f"expected at most {name} = {limit}, got {value}"
         raise Refused("LIMIT_EXCEEDED", message, limit=name, limit_value=limit, value=value)
+
+
+def check_requester(name: str) -> None:
+    """Raises Refused(INVALID_UPDATE)."""
+    if len(name) > NAME_CHARACTERS_MAX:
+        message = f"requester: expected at most {NAME_CHARACTERS_MAX} characters, got {len(name)}"
+        raise Refused("INVALID_UPDATE", message, field="requester")
 
 
 def required(message: Any, field: str) -> Any:

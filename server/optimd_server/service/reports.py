@@ -38,6 +38,7 @@ def job_report(runtime: Runtime, host: JobHost) -> pb.GetJobResponse:
         layout_digest=host.spec.layout.digest,
         revision=state.clock.revision,
         spec_digest=host.spec_digest,
+        steps_max=state.clock.steps_max,
     )
     for name, schedule in state.clock.schedules().items():
         report.schedules[name].CopyFrom(schedule_to_proto(schedule))

@@ -54,5 +54,12 @@ class Store(Protocol):
     def make_room(self, job: str) -> None:
         """Forget every snapshot of the job but the newest."""
 
+    def remove(self, job: str, *, for_good: bool) -> tuple[bool, str]:
+        """Put everything stored of a job aside, where stored() does not look; for_good: remove it, what earlier calls
+        have put aside included. Returns whether there was anything, and where it is kept, "" if nowhere.
+
+        Raises OSError, what was saved before intact.
+        """
+
     def close(self) -> None:
         """Let another server use the place."""

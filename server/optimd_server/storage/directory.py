@@ -5,6 +5,9 @@ DIR/running                              there while one runs; found at a start,
 DIR/digits-1f0c…/00000007-step-1200/     a snapshot: seventh of its job, at global step 1200
 DIR/digits-1f0c….lacking                 more was acknowledged than its newest snapshot holds; goes with the next save
 DIR/digits-1f0c…/.aside-…/               one that was never finished, or is being forgotten; it is not looked at
+DIR/digits-1f0c….deleted-00000001/       what was there of a job that was deleted; it is not looked at, and comes back as
+                                         digits-1f0c…
+DIR/digits-1f0c…/lacking                 as the file beside the folder; goes where the folder goes
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ SNAPSHOTS_KEPT = 2
 START_DIGITS = 20
 FOLDER_MODE = 0o700
 _ASIDE = ".aside-"
+_DELETED = ".deleted-"
+_LACKING = "lacking"
 _NAME = re.compile(r"(\d{8,})-step-(\d+)")
 _FOLDER = re.compile(r"[A-Za-z0-9_-]{0,60}-[0-9a-f]{16}")
 
@@ -99,7 +104,7 @@ class DataDirectory:
                 if folder.name != folder_name(snapshot.job):
                     message = f"it is of job {snapshot.job!r}, which belongs in {folder_name(snapshot.job)}"
                     raise SnapshotRefused(finished[-1], message)
-                is_whole = not self._unclean and not self._mark_of(folder.name).exists()
+                is_whole = not self._unclean and not any(mark.exists() for mark in self._marks_of(folder.name))
             except (OSError, MemoryError, ValueError, SnapshotRefused) as error:
                 problem = str(error) or type(error).__name__
                 self._refused[folder.name] = problem
@@ -166,7 +171,8 @@ class DataDirectory:
         finally:
             self._writing.discard(aside)
         sync(folder)
-        self._mark_of(folder.name).unlink(missing_ok=True)
+        for mark in self._marks_of(folder.name):
+            mark.unlink(missing_ok=True)
         self._forget(finished[: -(SNAPSHOTS_KEPT - 1)])
         return folder / name
 
@@ -177,6 +183,26 @@ class DataDirectory:
             self._check_lock()
             self._forget(_finished(folder)[:-1])
 
+    def remove(self, job: str, *, for_good: bool) -> tuple[bool, str]:
+        """See Store. Under a new name, so that a new job of this name has a folder of its own."""
+        self._check_lock()
+        folder = self.path / (job if job in self._refused else folder_name(job))
+        aside = sorted(self.path.glob(f"{folder.name}{_DELETED}*"))
+        if folder.exists():
+            if not for_good:  # whoever brings it back goes on behind what was acknowledged
+                _touch(folder / _LACKING)
+            number = 1 + max((int(old.name.rpartition("-")[2]) for old in aside), default=0)
+            aside.append(folder.rename(folder.with_name(f"{folder.name}{_DELETED}{number:08}")))
+        self._mark_of(folder.name).unlink(missing_ok=True)
+        self._refused.pop(folder.name, None)
+        self._lacking.discard(folder.name)
+        if for_good:
+            for old in aside:
+                shutil.rmtree(old, ignore_errors=True)
+        sync(self.path)
+        kept = [old for old in aside if old.exists()]
+        return bool(aside), str(kept[-1]) if kept else ""
+
     def close(self) -> None:
         """See Store."""
         os.close(self._lock)
@@ -184,6 +210,10 @@ class DataDirectory:
     def _mark_of(self, folder: str) -> Path:
         """Beside the job's folder: it must not depend on what is wrong with that."""
         return self.path / f"{folder}.lacking"
+
+    def _marks_of(self, folder: str) -> tuple[Path, Path]:
+        """Of them, and the one of a job that was deleted and brought back."""
+        return self._mark_of(folder), self.path / folder / _LACKING
 
     def _forget(self, snapshots: list[Path]) -> None:
         """Never seen in part: it is no snapshot any more before its first file goes. One that stays harms nobody."""

@@ -167,7 +167,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "a step made": ({"lr": 0.1, "at_step": 1}, "STEP_PASSED", "from 2 on, got 1"),
     "a negative step": ({"lr": 0.1, "at_step": -1}, "STEP_PASSED", "from 2 on, got -1"),
     "a step that never comes": ({"lr": 0.1, "at_step": 10}, "INVALID_UPDATE", "at most 9"),
-    "nothing": ({}, "INVALID_UPDATE", "a schedule or a state"),
+    "nothing": ({}, "INVALID_UPDATE", "a schedule, a state or steps_max"),
     "no such hyper-parameter": ({"beta1": 0.1}, "INVALID_SPEC", "schedules.beta1: expected one of momentum"),
     "out of range": ({"momentum": 1.0}, "INVALID_SPEC", "schedules.momentum: expected a number from 0 to below 1"),
     "out of range at its end": ({"momentum": Linear(0.5, 1.0, 10)}, "INVALID_SPEC", "schedules.momentum"),

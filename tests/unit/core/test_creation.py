@@ -58,11 +58,3 @@ def test_a_job_that_nobody_asks_for_is_forgotten() -> None:
     assert creation.is_forgotten(289.1, 60.0)
     creation.complete(2)
     assert not creation.is_forgotten(1e9, 60.0)
-
-
-def test_what_still_comes_for_a_job_that_was_removed_is_refused() -> None:
-    creation = Creation(LEASE_S)
-    creation.request("w0", 7, 100.0)
-    creation.abandon()
-    with pytest.raises(Refused, match="token 7 is not valid any more"):
-        creation.progress(7, 101.0)
