@@ -74,6 +74,7 @@ from optimdpb.specs import (
 )
 
 from optimd.changes import Change
+from optimd.creation import JobStart
 from optimd.range_test import RangeTestResult
 from optimd.results import HistoryEntry, JobStatus, PushResult, StepResult, WorkerStatus
 from optimd.worker import Worker, connect
@@ -128,6 +129,7 @@ __all__ = [
     "InvalidSpec",
     "InverseSqrt",
     "JobMismatch",
+    "JobStart",
     "JobStatus",
     "LeaseExpired",
     "Linear",

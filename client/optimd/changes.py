@@ -1,4 +1,4 @@
-"""Changing a running job: `optimd set-lr`, `optimd pause`, `optimd resume`, and the request behind them."""
+"""Changing a running job: `optimd set-lr`, `set-steps`, `pause`, `resume`, and the request behind them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def change_request(
     paused: bool | None,
     at_step: int | None,
     expected_revision: int | None,
+    steps_max: int | None = None,
 ) -> pb.UpdateJobRequest:
     """UpdateJob under a fresh request id, so that the call may be repeated. Raises InvalidSpec."""
     request = pb.UpdateJobRequest(
@@ -41,6 +42,7 @@ def change_request(
         expected_revision=expected_revision,
         at_step=at_step,
         requester=requester,
+        steps_max=steps_max,
         state=None if paused is None else pb.JOB_STATE_PAUSED if paused else pb.JOB_STATE_READY,
     )
     for name, value in schedules.items():
@@ -71,6 +73,15 @@ def set_lr(argv: list[str]) -> int:
     return _change("set-lr", options, schedules, None)
 
 
+def set_steps(argv: list[str]) -> int:
+    """Move the end of a job. Returns as set_lr()."""
+    parser = _parser("set-steps", "Move the end of a job. One that has finished goes on.", at_step=False)
+    parser.add_argument("steps_max", type=int, metavar="N", help="the global step at which it finishes")
+    options = parser.parse_args(argv)
+    request = change_request(options.job, who(), {}, None, None, options.expected_revision, options.steps_max)
+    return _send("set-steps", options, request)
+
+
 def pause(argv: list[str]) -> int:
     """Hold a job's updates. Returns as set_lr()."""
     return _change("pause", _parser("pause", "Make no update of a job; its workers wait.").parse_args(argv), {}, True)
@@ -98,7 +109,10 @@ def _setting(text: str) -> tuple[str, Schedule]:
 
 def _change(command: str, options: argparse.Namespace, schedules: Mapping[str, Schedule], paused: bool | None) -> int:
     request = change_request(options.job, who(), schedules, paused, options.at_step, options.expected_revision)
+    return _send(command, options, request)
 
+
+def _send(command: str, options: argparse.Namespace, request: pb.UpdateJobRequest) -> int:
     def work(transport: Transport) -> str:
         change = change_of(ask(transport, options.server, "UpdateJob", request))
         if options.json:
@@ -108,13 +122,14 @@ def _change(command: str, options: argparse.Namespace, schedules: Mapping[str, S
     return run(command, options.server, work)
 
 
-def _parser(command: str, description: str) -> argparse.ArgumentParser:
+def _parser(command: str, description: str, *, at_step: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"optimd {command}", description=description, allow_abbrev=False)
     parser.add_argument("job", metavar="JOB")
     parser.add_argument("--server", type=address_of, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}")
-    parser.add_argument(
-        "--at-step", type=int, metavar="N", help="the update of step N is the first (default: the next)"
-    )
+    if at_step:
+        parser.add_argument(
+            "--at-step", type=int, metavar="N", help="the update of step N is the first (default: the next)"
+        )
     parser.add_argument("--expected-revision", type=int, metavar="R", help="refuse unless the job is at it")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser

@@ -93,7 +93,8 @@ class JobStatus:
 
     revision: rises with every change; schedules: those in force as text, by hyper-parameter; history: the last 1,000
     changes in the order of their asking; failure: of a failed job, what went wrong. workers_left_out, history_left_out:
-    workers behind those here, and changes before those here, that did not fit the server's answer.
+    workers behind those here, and changes before those here, that did not fit the server's answer. steps_max: the
+    global step at which it finishes, None for never.
     """
 
     state: str
@@ -114,6 +115,7 @@ class JobStatus:
     failure: str = ""
     workers_left_out: int = 0
     history_left_out: int = 0
+    steps_max: int | None = None
 
 
 def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
@@ -157,6 +159,7 @@ def status_from_proto(message: pb.GetJobResponse) -> JobStatus:
         failure=message.failure,
         workers_left_out=message.workers_left_out,
         history_left_out=message.history_left_out,
+        steps_max=message.steps_max if message.HasField("steps_max") else None,
     )
 
 

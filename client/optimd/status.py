@@ -87,9 +87,10 @@ def text_of(address: str, jobs: Mapping[str, JobStatus]) -> str:
 
 def job_text(name: str, status: JobStatus) -> str:
     """One job: what it is, what it waits for, and its live workers, at most WORKERS_MAX of them, broken ones first."""
+    end = "" if status.steps_max is None else f" of {status.steps_max}"
     lineage = f", lineage {status.lineage[:LINEAGE_CHARACTERS]}" if status.lineage else ""
     lines = [
-        f"{name}: {status.state}, global step {status.global_step}{lineage}",
+        f"{name}: {status.state}, global step {status.global_step}{end}{lineage}",
         f"  {_last_round(status)}",
         f"  pushes: {status.applied} applied, {status.discarded} discarded, {status.rejected} rejected, "
         f"{status.duplicates} duplicates; {status.rounds_void} void rounds",

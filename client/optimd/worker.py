@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto
 from optimdpb.errors import OutcomeUnknown, Refused, ServerUnavailable
-from optimdpb.specs import Clip, Consistency, Group, JobSpec, Layout, Optimizer, Schedule
+from optimdpb.specs import Clip, Consistency, Group, JobSpec, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
 from optimd.address import check_address
 from optimd.changes import Change, change_of, change_request
 from optimd.claim import Claim
+from optimd.creation import Creation, JobStart
 from optimd.encoding import PULL_DTYPES, PUSH_DTYPES
 from optimd.membership import Membership
 from optimd.puller import Puller
@@ -127,36 +128,28 @@ class Worker:
         steps_max: int | None = None,
         rejections_max: int | None = None,
         cast_to_float32: bool = False,
-    ) -> None:
+        if_exists: str = "resume",
+    ) -> JobStart:
         """Create the job with these parameters, or verify that it is the same job and wait for it; then join.
 
         parameters: float32 arrays by name, in the order of the layout; read, not kept. buffers: names of those that are
         not trained (running statistics): what workers push for them is their value, and a round takes the mean by
-        weight. rejections_max: a worker is set aside when so many of its pushes running were rejected. Raises
-        InvalidLayout, InvalidSpec, JobMismatch (naming the first difference), ServerUnavailable.
+        weight. rejections_max: a worker is set aside when so many of its pushes running were rejected.
+        if_exists, about a job that has made updates: "resume" goes on with it, and warns that these parameters were not
+        used; "error" raises Refused(WRONG_STATE); "replace" deletes it, whatever its specification, once nobody else
+        works on it (its snapshots are put aside). Raises InvalidLayout, InvalidSpec, JobMismatch (naming the first
+        difference), ServerUnavailable.
         """
         layout = tensors.layout_of(parameters, buffers, cast_to_float32=cast_to_float32)
         spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups), rejections_max)
         creator = self.name or f"observer-{uuid.uuid4().hex}"  # two observers must not take each other's upload
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
+        creation = Creation(self._session, request, if_exists)
         with self._claim:
-            self._create(request, layout, parameters)
+            start = creation.run(layout, parameters)
             if self.name is not None:
                 self._membership.join()
-
-    def _create(self, request: pb.CreateJobRequest, layout: Layout, parameters: Arrays) -> None:
-        session = self._session
-        patience = session.patience()
-        while True:
-            created = session.call("CreateJob", request)
-            session.note_limits(created.limits)
-            session.take_job(layout, created.spec_digest)
-            if created.disposition == pb.CREATE_DISPOSITION_READY:
-                return
-            if created.disposition != pb.CREATE_DISPOSITION_UPLOAD:
-                patience.heard()
-            elif session.upload(parameters, created.upload_token, patience):
-                return
+        return start
 
     def pull(self, view: str = "train", *, copy: bool = True) -> Parameters:
         """The current parameters; their version becomes the base of the next push.
@@ -258,6 +251,13 @@ class Worker:
         """
         return self._change(schedules, None, at_step, expected_revision)
 
+    def set_steps(self, steps_max: int, *, expected_revision: int | None = None) -> Change:
+        """Let the job end at this global step, above its present one; one that has finished goes on. Raises as
+        set_schedules().
+        """
+        request = change_request(self.job, self._requester, {}, None, None, expected_revision, steps_max)
+        return change_of(self._session.call("UpdateJob", request))
+
     def pause(self, *, at_step: int | None = None) -> Change:
         """Make no update of the job from that step on; pushes wait. Raises as set_schedules()."""
         return self._change({}, True, at_step, None)
@@ -273,8 +273,7 @@ class Worker:
         at_step: int | None,
         expected_revision: int | None,
     ) -> Change:
-        requester = self.name or "observer"
-        request = change_request(self.job, requester, schedules, paused, at_step, expected_revision)
+        request = change_request(self.job, self._requester, schedules, paused, at_step, expected_revision)
         return change_of(self._session.call("UpdateJob", request))
 
     def range_test(
@@ -328,6 +327,14 @@ class Worker:
         saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
         return str(saved.snapshot)
 
+    def delete_job(self, *, with_snapshots: bool = False) -> None:
+        """Delete the job, whatever its state; whoever works on it gets Refused(JOB_DELETED). Harmless when repeated.
+
+        Its snapshots are put aside on the server's machine, or removed. Raises Refused(UNKNOWN_JOB, STORAGE_FAILED).
+        """
+        request = pb.DeleteJobRequest(job=self.job, with_snapshots=with_snapshots, requester=self._requester)
+        self._session.call("DeleteJob", request)
+
     def leave(self) -> None:
         """End the membership; what was committed still counts. Harmless without one. Does not insist on an answer."""
         self._membership.leave()
@@ -338,6 +345,10 @@ class Worker:
         self._session.close()
         self._membership.stop()
         self._session.transport.close()
+
+    @property
+    def _requester(self) -> str:
+        return self.name or "observer"
 
     def _check_worker(self) -> None:
         if self.name is None:

@@ -152,7 +152,7 @@ class JobMismatch(Refused):
     def __init__(self, field: str, expected: object, got: object) -> None:
         super().__init__(
             "JOB_MISMATCH",
-            f"the job exists with another {field}: it has {expected}, the request has {got}",
+            f"the job exists with another {field}: it has {expected}, the request has {got}. {_ways_out(field)}",
             field=field,
             expected=expected,
             got=got,
@@ -162,6 +162,20 @@ class JobMismatch(Refused):
     def field(self) -> str:
         """Path of the first difference; "" if the server did not say."""
         return self.metadata.get("field", "")
+
+
+def _ways_out(field: str) -> str:
+    """What whoever meets this difference can do."""
+    ways = "Take another job name, or replace the job: ensure_job(..., if_exists='replace'), optimd delete-job"
+    if field == "steps_max":
+        return (
+            f"{ways}. To make it longer: optimd set-steps, worker.set_steps(), then create it with the same steps_max"
+        )
+    if field.startswith(("optimizer.lr", "optimizer.schedules")):
+        return (
+            f"{ways}. To go on with another schedule: optimd set-lr, worker.set_schedules(), then create it with that"
+        )
+    return ways
 
 
 class EpochSuperseded(Refused):

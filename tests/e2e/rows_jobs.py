@@ -14,7 +14,6 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.e2e.scene import WORKER, Row, Scene
 
 NOT_SERVED = {
-    "DeleteJob": pb.DeleteJobRequest,
     "Stage": pb.StageRequest,
     "Commit": pb.CommitRequest,
     "Prepare": pb.PrepareRequest,
@@ -210,7 +209,7 @@ MISMATCHES = [
     mismatch("one tensor more", "layout.tensors", lambda spec: spec.layout.tensors.add(name="extra")),
     mismatch("another rule", "optimizer", rule("adam")),
     mismatch("another hyper-parameter", "optimizer.momentum", rule("sgdm", momentum=0.5)),
-    mismatch("another learning rate", "optimizer.lr.lr", rule("sgdm", lr=0.2)),
+    mismatch("another learning rate", "optimizer.lr", rule("sgdm", lr=0.2)),
     mismatch("another schedule", "optimizer.lr", schedule("linear", lr_start=0.1, lr_end=0.2, steps=5)),
     mismatch("another consistency", "consistency.workers", consistency(workers=2)),
     mismatch("another reduction", "reduction", lambda spec: setattr(spec, "reduction", pb.REDUCTION_SUM)),

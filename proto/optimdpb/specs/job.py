@@ -13,6 +13,11 @@ from optimdpb.specs.consistency import Consistency
 from optimdpb.specs.groups import MATCHES_MAX, Group, group_of_tensors
 from optimdpb.specs.layout import Layout
 from optimdpb.specs.optimizers import Optimizer
+from optimdpb.specs.schedules import Constant, Schedule
+from optimdpb.specs.text import schedule_to_text
+
+# Of a schedule in a sentence.
+SCHEDULE_CHARACTERS_MAX = 100
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,9 @@ def _check_group(path: str, group: Group, spec: JobSpec) -> None:
 
 def first_difference(expected: object, got: object, path: str = "") -> tuple[str, str, str] | None:
     """(path, what is expected, what came) of the first field that differs between two specifications, or None."""
+    is_whole = type(expected) is not type(got) or isinstance(got, Constant)
+    if isinstance(expected, Schedule) and isinstance(got, Schedule) and is_whole and expected != got:
+        return path, schedule_words(expected), schedule_words(got)
     if type(expected) is not type(got):
         return path, _short(expected), _short(got)
     if isinstance(expected, Layout) and isinstance(got, Layout):
@@ -103,6 +111,12 @@ def _first_layout_difference(expected: Layout, got: Layout, path: str) -> tuple[
     if len(expected.tensors) != len(got.tensors):
         return f"{path}.tensors", f"{len(expected.tensors)} tensors", f"{len(got.tensors)} tensors"
     return None
+
+
+def schedule_words(schedule: Schedule) -> str:
+    """A constant as its number, any other as text, cut where it is very long."""
+    text = repr(schedule.lr) if isinstance(schedule, Constant) else schedule_to_text(schedule)
+    return text if len(text) <= SCHEDULE_CHARACTERS_MAX else text[: SCHEDULE_CHARACTERS_MAX - 1] + "…"
 
 
 def _short(value: object) -> str:

@@ -1016,20 +1016,22 @@ class CreateJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., spec: _Optional[_Union[JobSpec, _Mapping]] = ..., worker: _Optional[str] = ..., again: bool = ...) -> None: ...
 
 class CreateJobResponse(_message.Message):
-    __slots__ = ("header", "disposition", "upload_token", "upload_lease_ms", "limits", "spec_digest")
+    __slots__ = ("header", "disposition", "upload_token", "upload_lease_ms", "limits", "spec_digest", "finished")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     DISPOSITION_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_TOKEN_FIELD_NUMBER: _ClassVar[int]
     UPLOAD_LEASE_MS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     header: Header
     disposition: CreateDisposition
     upload_token: int
     upload_lease_ms: int
     limits: Limits
     spec_digest: bytes
-    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., disposition: _Optional[_Union[CreateDisposition, str]] = ..., upload_token: _Optional[int] = ..., upload_lease_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., spec_digest: _Optional[bytes] = ...) -> None: ...
+    finished: bool
+    def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., disposition: _Optional[_Union[CreateDisposition, str]] = ..., upload_token: _Optional[int] = ..., upload_lease_ms: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., spec_digest: _Optional[bytes] = ..., finished: bool = ...) -> None: ...
 
 class UploadHeader(_message.Message):
     __slots__ = ("job", "upload_token", "payload_bytes", "layout_digest")

@@ -60,8 +60,9 @@ class Change:
 class Clock:
     """Schedules in force, and changes to come.
 
-    optimizer: the rule with the schedules in force. paused: no update is made. steps_max: the job's end. revision: number of changes asked for;
-    pending: those to come, in the order in which they will hold; plateau: the state of the Plateau in lr, if there is.
+    optimizer: the rule with the schedules in force. paused: no update is made. steps_max: the job's end, None for none.
+    revision: number of changes asked for; pending: those to come, in the order in which they will hold; plateau: the
+    state of the Plateau in lr, if there is.
     """
 
     def __init__(self, optimizer: Optimizer, groups: tuple[Group, ...] = (), steps_max: int | None = None) -> None:

@@ -57,7 +57,7 @@ class Commands:
             self._carry_out_small()
 
     def end(self, *, with_slabs: bool = False) -> None:
-        """Carry out nothing more, and free the memory that only commands need; parameters and slots as well, if asked."""
+        """Carry out nothing more. Free the memory that only commands need; with_slabs: parameters and slots, too."""
         self._ended = True
         self._start(self._free(with_slabs))
 

@@ -387,7 +387,7 @@ class JobHost:
             log_file.close()
 
     def remove(self, why: Refused) -> None:
-        """The job is no more: whoever waits or asks is answered why. Its room is free, its memory once no kernel runs."""
+        """The job is no more: who waits or asks is answered why. Its room is free, its memory once no kernel runs."""
         self.removed, self.failure, self.is_trusted = why, str(why), False
         self._let_go()
         self._commands.end(with_slabs=True)

@@ -76,7 +76,10 @@ class JobService:
             name, await self._spec_of(required(request, "spec")), worker, again=request.again
         )
         response = pb.CreateJobResponse(
-            header=header(self._runtime, host), limits=limits(self._runtime), spec_digest=host.spec_digest
+            header=header(self._runtime, host),
+            limits=limits(self._runtime),
+            spec_digest=host.spec_digest,
+            finished=host.machine.state.finished,
         )
         match answer:
             case UploadNamed():

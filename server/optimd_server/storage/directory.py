@@ -5,8 +5,7 @@ DIR/running                              there while one runs; found at a start,
 DIR/digits-1f0c…/00000007-step-1200/     a snapshot: seventh of its job, at global step 1200
 DIR/digits-1f0c….lacking                 more was acknowledged than its newest snapshot holds; goes with the next save
 DIR/digits-1f0c…/.aside-…/               one that was never finished, or is being forgotten; it is not looked at
-DIR/digits-1f0c….deleted-00000001/       what was there of a job that was deleted; it is not looked at, and comes back as
-                                         digits-1f0c…
+DIR/digits-1f0c….deleted-00000001/       of a job that was deleted; not looked at, unless it is renamed to what it was
 DIR/digits-1f0c…/lacking                 as the file beside the folder; goes where the folder goes
 """
 
