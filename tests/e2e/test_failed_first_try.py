@@ -36,7 +36,6 @@ def server(tmp_path: Path) -> Iterator[ThreadServer]:
     config = ServerConfig(
         threads=1,
         jobs_max=1,
-        chunk_bytes_max=CHUNK_BYTES,
         event_log_dir=tmp_path,
         state_bytes_max=4 * LAYOUT.size_bytes,
     )

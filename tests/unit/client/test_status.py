@@ -211,6 +211,7 @@ def test_json_has_everything_under_names_that_stay() -> None:
         "failure": "",
         "workers_left_out": 0,
         "history_left_out": 0,
+        "steps_max": None,
     }
     assert (second["job"], second["loss"], second["workers"]) == ("k", None, [])
 
