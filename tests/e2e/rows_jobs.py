@@ -286,6 +286,12 @@ MODELS = [
         lambda spec: setattr(spec.consistency.__getattribute__("async"), "delay_compensation", 0.1),
     ),
     invalid_spec("negative ssp", "consistency.staleness", lambda spec: setattr(spec.consistency.ssp, "staleness", -1)),
+    Row(
+        "more workers than may join",
+        creating(consistency(workers=5000)),
+        "LIMIT_EXCEEDED",
+        {"limit": "workers_max", "limit_value": "4096", "value": "5000"},
+    ),
     invalid_spec("quorum above workers", "consistency.quorum", consistency(quorum=2)),
     invalid_spec("timeout alone", "consistency.round_timeout_s", consistency(round_timeout_s=1.0)),
 ]

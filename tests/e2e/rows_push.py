@@ -155,13 +155,19 @@ MEMBERSHIP = [
     refused("push after leave", headed(), "NOT_JOINED", {"worker": WORKER}, arrange=leave),
     refused("push under an old epoch", headed(), "EPOCH_SUPERSEDED", {"worker": WORKER}, arrange=join_again),
     refused("push under an epoch yet to come", epoch_moved(1000), "NOT_JOINED"),
-    refused("push under epoch 0", headed(epoch=0), "EPOCH_SUPERSEDED"),
-    refused("push under a negative epoch", headed(epoch=-1), "EPOCH_SUPERSEDED"),
+    *[
+        refused(f"push under epoch {epoch}, which never was", headed(epoch=epoch), "NOT_JOINED", {"epoch": str(epoch)})
+        for epoch in (0, -1, 99, INT64_MAX, -(2**63))
+    ],
+    refused("push under the epoch of another", epoch_moved(-1), "NOT_JOINED", {"worker": WORKER}),
     refused("push after the lease", headed(), "LEASE_EXPIRED", arrange=Scene.wait_expired, server="short lease"),
     refused("heartbeat after the lease", heartbeat, "LEASE_EXPIRED", arrange=Scene.wait_expired, server="short lease"),
     refused("heartbeat after leave", heartbeat, "NOT_JOINED", arrange=leave),
     refused("heartbeat of an old epoch", heartbeat, "EPOCH_SUPERSEDED", arrange=join_again),
-    refused("leave twice", leave, "NOT_JOINED", arrange=leave),
+    refused("leave of an epoch that never was", member_call("Leave", pb.LeaveRequest, epoch=99), "NOT_JOINED"),
+    refused(
+        "heartbeat of an epoch that never was", member_call("Heartbeat", pb.HeartbeatRequest, epoch=99), "NOT_JOINED"
+    ),
     refused("leave of an old epoch", leave, "EPOCH_SUPERSEDED", arrange=join_again),
     refused("join with a bad name", joined(worker="a b"), "INVALID_NAME", {"field": "worker"}),
     refused("join with another layout", joined(layout_digest=b"x" * 32), "LAYOUT_MISMATCH"),
@@ -214,7 +220,7 @@ HEADERS = [
     consumed("base in the future", base_moved(1), "REJECTED", "BASE_IN_FUTURE"),
     consumed("base late", base_moved(-1), "DISCARDED", "LATE", arrange=Scene.good_step),
     consumed("base of another lineage", based_on("f" * 32), "DISCARDED", "LINEAGE_CHANGED"),
-    consumed("base without lineage", based_on(""), "DISCARDED", "LINEAGE_CHANGED"),
+    refused("base without lineage", based_on(""), "MALFORMED_REQUEST", {"field": "base_version.lineage"}),
     consumed("base of a lineage of a megabyte", based_on("x" * 1_000_000), "DISCARDED", "LINEAGE_CHANGED"),
 ]
 
@@ -251,7 +257,10 @@ PAYLOADS = [
         "chunk too large", chunked((0, 4), data=b"\0" * (TOTAL + 4)), "CHUNK_OUT_OF_ORDER", {"got": str(TOTAL + 4)}
     ),
     refused("checksum wrong", chunked((0, HALF), crc32c=1), "CHECKSUM_MISMATCH", {"got": "0x00000001"}),
-    refused("checksum missing", chunked((0, HALF), crc32c=None), "CHECKSUM_MISMATCH", {"got": "none"}),
+    *[
+        refused(f"checksum {crc}", chunked((0, HALF), crc32c=crc), "MALFORMED_REQUEST", {"field": "crc32c"})
+        for crc in (None, 0)
+    ],
     refused("too few bytes", chunked((0, HALF)), "PAYLOAD_SIZE_MISMATCH", {"expected": str(TOTAL), "got": str(HALF)}),
     refused("no bytes", chunked(), "PAYLOAD_SIZE_MISMATCH", {"got": "0"}),
     refused("truncated message", truncated_push, "MALFORMED_REQUEST"),
@@ -264,6 +273,7 @@ STEPS = [
     refused("step: too few bytes", stepped(b"\0" * HALF), "PAYLOAD_SIZE_MISMATCH", {"got": str(HALF)}),
     refused("step: no data", stepped(b""), "PAYLOAD_SIZE_MISMATCH", {"got": "0"}),
     refused("step: checksum wrong", stepped(crc32c=1), "CHECKSUM_MISMATCH"),
+    refused("step: checksum 0", stepped(crc32c=0), "MALFORMED_REQUEST", {"field": "crc32c"}),
     refused(
         "step: model above step_bytes_max",
         stepped(),

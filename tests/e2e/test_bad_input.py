@@ -16,12 +16,14 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.e2e import rows_changes, rows_jobs, rows_push
 from tests.e2e.scene import CONFIGS, Row, Scene, peak_memory_bytes
 from tests.support.calls import RawClient, reason_of
+from tests.support.contract import metadata_of_reasons
 from tests.support.servers import ThreadServer
 
 # No bad request may cost more memory than one of gRPC's largest messages, a few times over.
 MEMORY_GROWTH_BYTES_MAX = 32 << 20
 # What a client can still receive: gRPC's limits for trailers and messages.
 ANSWER_BYTES_MAX = 8 << 10
+METADATA = metadata_of_reasons()
 
 _job_numbers = itertools.count()
 
@@ -79,4 +81,5 @@ def check_refusal(row: Row, error: grpc.RpcError) -> None:
     reason, metadata = reason_of(error)
     assert (error.code().name, reason) == (STATUS_OF_REASON.get(row.reason), row.reason), error.details()
     assert metadata.items() >= row.metadata.items(), metadata
+    assert frozenset(metadata) in METADATA[reason], "expected the keys that the contract names"
     assert error.details(), "expected a message for people"

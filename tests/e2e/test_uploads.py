@@ -154,6 +154,8 @@ def test_a_wrong_header(client: RawClient, reason: str, metadata: dict[str, str]
         ("CHUNK_OUT_OF_ORDER", [_message_of(4, b"\0" * 8)]),
         ("CHUNK_OUT_OF_ORDER", [_message_of(0, b"\0" * 6)]),
         ("CHECKSUM_MISMATCH", [_message_of(0, b"\0" * 8, checksum=1)]),
+        ("MALFORMED_REQUEST", [_message_of(0, b"\0" * 8, checksum=0)]),
+        ("MALFORMED_REQUEST", [pb.UploadParametersRequest(data=b"\0" * 8)]),
         ("MALFORMED_REQUEST", [pb.UploadParametersRequest(header=pb.UploadHeader(job="j"))]),
         ("MALFORMED_REQUEST", [b"\xff\xff"]),
     ],

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 from optimd_server.core.effects import Reason
+from optimd_server.runtime.host import OF_THE_JOB
 from optimd_server.service.errors import status_of
+from optimdpb import errors
+from optimdpb.checksum import crc32c
 from optimdpb.errors import STATUS_OF_REASON, Refused
+from optimdpb.specs import Layout, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
-PROTO = (Path(__file__).parents[2] / "proto" / "optimd" / "v1" / "optimd.proto").read_text()
+from tests.support.contract import CONTRACT, Keys, metadata_of_reasons
+
+PROTO = CONTRACT.read_text()
+SERVER = Path(__file__).parents[2] / "server" / "optimd_server"
+METADATA = metadata_of_reasons()
+# What the comments say of these is seen where a server sends them: their calls have no fixed keys.
+RAISED_BY_CLASS = [
+    errors.InvalidSpec("f", "text"),
+    errors.InvalidLayout("w", "text"),
+    errors.JobMismatch("f", 1, 2),
+    errors.EpochSuperseded("w", 1, 2),
+    errors.LeaseExpired("w", 1),
+    errors.WorkerSetAside("w", 1, 2),
+    errors.SnapshotRefused("path", "text"),
+    errors.NotServed("method X"),
+]
 STATUS_NAMES = {code.name for code in grpc.StatusCode}
 
 
@@ -65,3 +86,51 @@ def test_data_is_the_highest_field_wherever_it_is() -> None:
     for message in pb.DESCRIPTOR.message_types_by_name.values():
         if "data" in message.fields_by_name:
             assert message.fields_by_name["data"].number == 15 == max(field.number for field in message.fields)
+
+
+def refusals() -> Iterator[tuple[str, str, Keys]]:
+    """Where the server's code refuses, with which reason and which keys of metadata."""
+    for path in SERVER.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Refused"):
+                continue
+            reason = node.args[0]
+            assert isinstance(reason, ast.Constant), f"{path}:{node.lineno}: expected a reason as it stands"
+            keys = [keyword.arg for keyword in node.keywords]
+            assert None not in keys, f"{path}:{node.lineno}: expected keys as they stand"
+            yield f"{path.relative_to(SERVER)}:{node.lineno}", str(reason.value), frozenset(map(str, keys))
+
+
+# Of reasons that are for later.
+NOT_SENT_YET = {"UNAUTHENTICATED", "PERMISSION_DENIED", "JOB_DELETED"}
+# These end a job, whose failure is told under JOB_FAILED.
+NEVER_SENT = {"state/shard.py", "state/past.py"}
+
+
+@pytest.mark.parametrize(("where", "reason", "keys"), list(refusals()))
+def test_a_refusal_has_the_metadata_that_the_contract_names(where: str, reason: str, keys: Keys) -> None:
+    if where.partition(":")[0] in NEVER_SENT:
+        assert reason == "INTERNAL"
+        return
+    added = {"job"} if reason in OF_THE_JOB and where.startswith("core/") else set()
+    assert keys | added in METADATA[reason]
+
+
+@pytest.mark.parametrize("error", RAISED_BY_CLASS, ids=lambda error: error.reason)
+def test_an_error_of_a_class_of_its_own_has_the_metadata_that_the_contract_names(error: Refused) -> None:
+    assert frozenset(error.metadata) in METADATA[error.reason]
+
+
+def test_metadata_that_the_contract_names_is_sent() -> None:
+    """Every alternative, by some line of the server."""
+    sent = {(error.reason, frozenset(error.metadata)) for error in RAISED_BY_CLASS}
+    for where, reason, keys in refusals():
+        sent.add((reason, keys | {"job"} if reason in OF_THE_JOB and where.startswith("core/") else keys))
+    named = {(reason, keys) for reason, alternatives in METADATA.items() for keys in alternatives}
+    assert {reason for reason, _ in named - sent} <= NOT_SENT_YET
+
+
+def test_the_check_values_of_the_comments_are_right() -> None:
+    layout = Layout((Tensor("weight", (1, 5)), Tensor("bias", ())))
+    assert re.search(r"is ([0-9a-f]{64})\.", PROTO)[1] == layout.digest.hex()  # type: ignore[index]
+    assert int(re.search(r'"123456789" is\s+//\s+(0x[0-9a-f]{8})', PROTO)[1], 16) == crc32c(b"123456789")  # type: ignore[index]

@@ -159,8 +159,9 @@ class JobModel(ABC):
             case JoinRequested():
                 self._join(event.worker, epoch)
             case LeaveRequested():
-                self._check(event.worker, event.epoch)
-                self._end(event.worker, "left")
+                if self.gone.get(event.worker) != (event.epoch, "left"):
+                    self._check(event.worker, event.epoch)
+                    self._end(event.worker, "left")
             case SignOfLife():
                 self._check(event.worker, event.epoch).until_s = now_s + self.lease_s
             case PushOffered():
@@ -270,7 +271,7 @@ class JobModel(ABC):
         newest, how = self.gone.get(worker, (0, ""))
         if worker in self.live:
             newest = self.live[worker].epoch
-        if epoch < newest:
+        if 1 <= epoch < newest:
             raise Refusal("EPOCH_SUPERSEDED")
         raise Refusal(REASON_GONE[how] if epoch == newest and how else "NOT_JOINED")
 

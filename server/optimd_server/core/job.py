@@ -50,7 +50,7 @@ from optimd_server.core.events import (
     Version,
 )
 from optimd_server.core.ledger import Account
-from optimd_server.core.members import Member
+from optimd_server.core.members import Member, not_joined
 from optimd_server.core.rounds import Rounds
 from optimd_server.core.ssp import SspRounds
 from optimd_server.core.state import JobState
@@ -71,6 +71,7 @@ class JobMachine:
     def __init__(self, spec: JobSpec, *, lease_s: float, tick_interval_s: float, epochs_from: int = 1) -> None:
         self.state = JobState(spec, lease_s)
         self.state.members.last_epoch = epochs_from - 1
+        self.state.ledger.start(epochs_from)
         self.rounds = _rounds_of(self.state)
         self.control = Control(self.state, self.rounds)
         self._tick_interval_s = tick_interval_s
@@ -110,7 +111,7 @@ class JobMachine:
             case PushCommitted():
                 return self._commit(event, now_s)
             case SignOfLife():
-                self.state.members.renew(self.state.members.check(event.worker, event.epoch), now_s, event.idle_s)
+                self.state.members.renew(self._member(event.worker, event.epoch), now_s, event.idle_s)
                 return []
             case Prepared():
                 return self.rounds.prepared(event)
@@ -119,7 +120,7 @@ class JobMachine:
             case JoinRequested():
                 return self._join(event.worker, now_s)
             case LeaveRequested():
-                return self._remove(self.state.members.check(event.worker, event.epoch), "left")
+                return self._leave(event.worker, event.epoch)
             case Ticked():
                 return self._tick(now_s)
             case UpdateRequested():
@@ -195,6 +196,18 @@ class JobMachine:
             effects += self._epoch_over(superseded, "superseded")
         return effects
 
+    def _member(self, worker: str, epoch: int) -> Member:
+        """The live member of that epoch. Raises as Members.check()."""
+        if not self.state.ledger.was_given(worker, epoch):
+            raise not_joined(worker, epoch)
+        return self.state.members.check(worker, epoch)
+
+    def _leave(self, worker: str, epoch: int) -> list[Effect]:
+        """Nothing the second time: the answer to the first may be lost."""
+        if self.state.members.has_left(worker, epoch):
+            return []
+        return self._remove(self._member(worker, epoch), "left")
+
     def _remove(self, member: Member, how: str) -> list[Effect]:
         self.state.members.remove(member, how)
         return self._epoch_over(member, how)
@@ -245,7 +258,7 @@ class JobMachine:
         if not 0 <= push.base.step <= STEPS_MAX:
             message = f"base_version.step: expected 0 to 2^53, got {push.base.step}"
             raise Refused("INVALID_PUSH", message, field="base_version.step")
-        member = self.state.members.check(push.worker, push.epoch)
+        member = self._member(push.worker, push.epoch)
         account = self.state.ledger.find(push.worker, push.epoch)
         assert account is not None, f"live epoch {push.epoch} of {push.worker} has no account"
         withheld = self.rounds.withholds(push.worker, push.epoch)

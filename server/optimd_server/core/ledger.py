@@ -18,6 +18,8 @@ from optimd_server.core.effects import Outcome, Reason, Status
 # One push is in flight per worker, so the last outcome is enough; a few more help whoever reads back.
 OUTCOMES_KEPT = 4
 DEAD_EPOCHS_KEPT = 4096
+# Epochs of a server hold the number of its start, from 1, above so many bits: none is lower.
+EPOCHS_PER_START_BITS = 32
 
 
 @dataclass
@@ -39,6 +41,17 @@ class Ledger:
     def __init__(self) -> None:
         self._accounts: dict[tuple[str, int], Account] = {}
         self._dead: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._forgotten_first, self._forgotten_last = 1, 0
+
+    def start(self, epochs_from: int) -> None:
+        """No epoch given out from here on is lower; what was given out before may be forgotten."""
+        starts = epochs_from >> EPOCHS_PER_START_BITS
+        self._forgotten_first = 1 << EPOCHS_PER_START_BITS if starts else 1
+        self._forgotten_last = epochs_from - 1
+
+    def was_given(self, worker: str, epoch: int) -> bool:
+        """Whether the worker has had that epoch, or may have had it and it is forgotten."""
+        return (worker, epoch) in self._accounts or self._forgotten_first <= epoch <= self._forgotten_last
 
     def open(self, worker: str, epoch: int) -> None:
         """Start the account of a fresh epoch."""
@@ -55,6 +68,7 @@ class Ledger:
                 self._dead[key] = None  # to the end of the row: its outcome is still to come
             else:
                 del self._accounts[key]
+                self._forgotten_last = max(self._forgotten_last, key[1])
 
     def find(self, worker: str, epoch: int) -> Account | None:
         """The account of an epoch, if remembered."""

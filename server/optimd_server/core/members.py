@@ -80,17 +80,17 @@ class Members:
         if member is not None and epoch < member.epoch:
             raise EpochSuperseded(worker, epoch, member.epoch)
         if member is None or epoch != member.epoch or member.gone == "left":
-            raise Refused(
-                "NOT_JOINED",
-                f"expected a worker that has joined, got {worker!r} with epoch {epoch}: join first",
-                worker=worker,
-                epoch=epoch,
-            )
+            raise not_joined(worker, epoch)
         if member.gone == "expired":
             raise LeaseExpired(worker, epoch)
         if member.gone == "set aside":
             raise WorkerSetAside(worker, epoch, member.rejections)
         return member
+
+    def has_left(self, worker: str, epoch: int) -> bool:
+        """Whether that epoch, the worker's last, has ended by leaving."""
+        member = self._gone.get(worker)
+        return member is not None and (member.epoch, member.gone) == (epoch, "left")
 
     def live(self, worker: str, epoch: int) -> Member | None:
         """The member of that epoch if it is live."""
@@ -170,3 +170,9 @@ class Members:
         self._live.clear()
         self._names.clear()
         self._gone.clear()
+
+
+def not_joined(worker: str, epoch: int) -> Refused:
+    """Refused(NOT_JOINED)."""
+    text = f"expected a worker that has joined, got {worker!r} with epoch {epoch}: join first"
+    return Refused("NOT_JOINED", text, worker=worker, epoch=epoch)

@@ -86,7 +86,8 @@ class SyncRounds(Rounds):
         if held is None or held.push.epoch != member.epoch:
             return []
         del self.held[member.worker]
-        detail = f"its worker {change} before it became a member"
+        verb = change if change in ("left", "expired") else f"was {change}"
+        detail = f"its worker {verb} before it became a member"
         return self.settle(held.push, Status.DISCARDED, Reason.NOT_A_MEMBER, detail)
 
     def extend(self, by_s: float) -> None:

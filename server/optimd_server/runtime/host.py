@@ -68,6 +68,8 @@ log = logging.getLogger(__name__)
 
 # Of an error's text that everybody is told.
 ERROR_CHARACTERS_MAX = 300
+# Reasons of the core, which does not know its job's name.
+OF_THE_JOB = frozenset({"JOB_NOT_READY", "WRONG_STATE"})
 
 
 class JobHost:
@@ -104,7 +106,7 @@ class JobHost:
         self.transports: dict[tuple[str, int], tuple[int, str]] = {}
         self.ready = asyncio.Event()
         # Why the job cannot go on, "" while it can; and whether its state in memory is one between two updates.
-        self.failure = ""
+        self.failure, self.incident = "", ""
         self.is_trusted = True
         # Why it is no job of this server any more.
         self.removed: Refused | None = None
@@ -176,11 +178,13 @@ class JobHost:
             return self._answer_failed(event)
         try:
             return self._take(event)
-        except Refused:
+        except Refused as error:
+            if error.reason in OF_THE_JOB:
+                error.metadata.setdefault("job", self.name)
             raise
         except Exception as error:
             self.fail(error, f"{type(event).__name__} was half taken", trusted=False)
-            raise Refused("INTERNAL", self.failure, job=self.name) from error
+            raise Refused("INTERNAL", self.failure, incident=self.incident) from error
 
     def tick(self) -> None:
         """Time passes."""
@@ -212,7 +216,7 @@ class JobHost:
         self.is_trusted = self.is_trusted and trusted and not self.machine.state.sweeping
         if self.failure:
             return
-        incident = secrets.token_hex(4)
+        self.incident = incident = secrets.token_hex(4)
         problem = f"{type(error).__name__}: {error}"[:ERROR_CHARACTERS_MAX]
         step = self.machine.state.step
         self.failure = f"job {self.name!r} failed at step {step}: {what}: {problem} (incident {incident} in the log)"

@@ -16,20 +16,19 @@ from optimdpb.specs.job import first_difference
 
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import CreateRequested, Version
+from optimd_server.core.ledger import EPOCHS_PER_START_BITS
 from optimd_server.optimizers import RULES
 from optimd_server.runtime.budget import StagingBudget
 from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.saver import Saver
 from optimd_server.runtime.threads import KernelThreads
-from optimd_server.storage import DataDirectory, Store
+from optimd_server.storage import STARTS_MAX, DataDirectory, Store
 
 log = logging.getLogger(__name__)
 
 # Jobs that were deleted, so that their workers are told.
 DELETED_KEPT = 1000
-# Together 52 bits: epochs are exact in the numbers of any language.
-STARTS_BITS, EPOCHS_PER_START_BITS = 20, 32
 
 
 class Runtime:
@@ -69,7 +68,7 @@ class Runtime:
                 self._saver.close()
             raise
         # Epochs of this process: above those of any process before it, as far as anything is remembered of them.
-        start = secrets.randbits(STARTS_BITS) if store is None else store.start
+        start = 1 + secrets.randbelow(STARTS_MAX) if store is None else store.start
         self._epochs_from = start << EPOCHS_PER_START_BITS
         self._ticking: asyncio.Task[None] | None = None
 

@@ -12,7 +12,7 @@ import numpy as np
 from optimdpb.codec import job_spec_from_proto
 from optimdpb.errors import Refused
 from optimdpb.frames import Framed
-from optimdpb.specs import JobSpec
+from optimdpb.specs import JobSpec, Sync
 from optimdpb.specs.schedules import as_schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -102,6 +102,8 @@ class JobService:
             spec = job_spec_from_proto(message)
         else:
             spec = await to_its_end(self._reading, lambda: asyncio.to_thread(job_spec_from_proto, message))
+        if isinstance(spec.consistency, Sync):
+            check_limit("workers_max", config.workers_max, spec.consistency.workers)
         check_schedules(self._runtime, {LR: as_schedule(LR, spec.optimizer.lr), **spec.optimizer.scheduled()})
         return spec
 

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 
 from optimdpb import local
-from optimdpb.errors import NotServed, Refused
+from optimdpb.errors import Refused
 
 from optimd_server.service.dispatch import Call
 from optimd_server.service.errors import status_of
@@ -141,7 +141,8 @@ class _Connection(asyncio.Protocol):
         call = self._server.calls.get(name)
         try:
             if call is None:
-                raise NotServed(f"method {name}")
+                text = f"expected a unary method that is served on this socket, got {name!r}: call it over gRPC"
+                raise Refused("NOT_SERVED", text, feature=f"method {name}")
             return local.response(await call(message))
         except Refused as error:
             return local.refusal(status_of(error)[1].SerializeToString())

@@ -122,6 +122,9 @@ def push_from_proto(host: JobHost, message: pb.PushHeader) -> Push:
         text = f"expected payload_bytes {expected_bytes} for this layout, got {message.payload_bytes}"
         raise Refused("PAYLOAD_SIZE_MISMATCH", text, expected=expected_bytes, got=message.payload_bytes)
     base = required(message, "base_version")
+    if not base.lineage:
+        text = "base_version.lineage: expected that of the parameters the gradient was taken at, got none"
+        raise Refused("MALFORMED_REQUEST", text, field="base_version.lineage")
     return Push(
         worker=message.worker,
         epoch=message.epoch,

@@ -74,7 +74,7 @@ class PayloadService:
             return await _with_parameters(host, push, response, in_place=bool(message.shared_buffer))
         except Refused as error:  # any other reason would say that the push was not taken
             text = f"the push has its outcome, and the parameters cannot be sent: {error}"
-            raise Refused("INTERNAL", text, **{**error.metadata, "cause": error.reason}) from error
+            raise Refused("INTERNAL", text, cause=error.reason) from error
 
     async def pull(self, request: pb.PullRequest) -> AsyncIterator[pb.PullResponse | bytes]:
         host = self._runtime.job(request.job)
@@ -85,7 +85,8 @@ class PayloadService:
         if request.worker:
             host.handle(SignOfLife(request.worker, request.epoch))
         if not host.ready.is_set():
-            raise Refused("JOB_NOT_READY", f"job {host.name!r} waits for its parameters", state="INITIALIZING")
+            text = f"job {host.name!r} waits for its parameters"
+            raise Refused("JOB_NOT_READY", text, job=host.name, state="INITIALIZING")
         view = request.view or pb.VIEW_TRAIN
         response = pb.PullResponse(header=header(self._runtime, host))
         known = request.known_version if request.HasField("known_version") else None

@@ -44,7 +44,10 @@ class ChunkedVector:
         return self.received_bytes == self.payload_bytes
 
     def write(self, offset_bytes: int, data: Bytes, checksum: int | None) -> None:
-        """Take the next chunk. Raises Refused(CHUNK_OUT_OF_ORDER, PAYLOAD_SIZE_MISMATCH, CHECKSUM_MISMATCH)."""
+        """Take the next chunk.
+
+        Raises Refused(CHUNK_OUT_OF_ORDER, PAYLOAD_SIZE_MISMATCH, CHECKSUM_MISMATCH, MALFORMED_REQUEST).
+        """
         if not data.size:
             return
         self._check(offset_bytes, data, checksum)
@@ -78,20 +81,21 @@ class ChunkedVector:
             raise Refused("CHUNK_OUT_OF_ORDER", message, expected=self.received_bytes, got=offset_bytes)
         cut = data.size % self._unit_bytes and offset_bytes + data.size != self.payload_bytes
         if data.size > self._chunk_bytes_max or cut:
-            expected = f"at most {self._chunk_bytes_max} bytes, a multiple of {self._unit_bytes}"
-            raise Refused(
-                "CHUNK_OUT_OF_ORDER",
-                f"expected a chunk of {expected}, got {data.size}",
-                expected=expected,
-                got=data.size,
-            )
+            message = f"expected a chunk of at most {self._chunk_bytes_max} bytes, a multiple of {self._unit_bytes}, "
+            fits = min(data.size, self._chunk_bytes_max) // self._unit_bytes * self._unit_bytes
+            raise Refused("CHUNK_OUT_OF_ORDER", f"{message}got {data.size}", expected=fits, got=data.size)
         if offset_bytes + data.size > self.payload_bytes:
             raise _size_mismatch(self.payload_bytes, offset_bytes + data.size)
         actual = crc32c(data)
         if checksum != actual:
-            got = "none" if checksum is None else f"{checksum:#010x}"
-            message = f"chunk at byte {offset_bytes}: expected crc32c {actual:#010x}, got {got}"
-            raise Refused("CHECKSUM_MISMATCH", message, expected=f"{actual:#010x}", got=got)
+            message = f"chunk at byte {offset_bytes}: expected crc32c {actual:#010x}, got "
+            if (
+                not checksum
+            ):  # forgotten, or left at the default that some languages send: not damage, so never to be retried
+                raise Refused("MALFORMED_REQUEST", f"{message}{'none' if checksum is None else '0'}", field="crc32c")
+            raise Refused(
+                "CHECKSUM_MISMATCH", f"{message}{checksum:#010x}", expected=f"{actual:#010x}", got=f"{checksum:#010x}"
+            )
 
 
 class Claim:
@@ -115,7 +119,8 @@ class Claim:
     def check_open(self) -> None:
         """Raises Refused(PUSH_SUPERSEDED) once closed."""
         if self.closed:
-            raise Refused("PUSH_SUPERSEDED", "another attempt, a newer epoch or an ended lease took this push's place")
+            text = "another attempt, a newer epoch or an ended lease took this push's place"
+            raise Refused("PUSH_SUPERSEDED", text, worker=self.worker, epoch=self.epoch)
 
 
 class StagedGradient(ChunkedVector, Claim):

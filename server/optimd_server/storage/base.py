@@ -9,6 +9,9 @@ from typing import Protocol
 
 from optimd_server.storage.snapshot import Snapshot
 
+# With 32 bits below them epochs stay within 2^53: they are exact in the numbers of any language.
+STARTS_MAX = (1 << 20) - 1
+
 
 @dataclass(frozen=True)
 class Stored:

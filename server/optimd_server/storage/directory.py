@@ -23,7 +23,7 @@ from pathlib import Path
 
 from optimdpb.errors import SnapshotRefused
 
-from optimd_server.storage.base import Stored
+from optimd_server.storage.base import STARTS_MAX, Stored
 from optimd_server.storage.snapshot import FILE_MODE, Snapshot, name_in, read_snapshot, sync, write_snapshot
 
 SNAPSHOTS_KEPT = 2
@@ -73,6 +73,8 @@ class DataDirectory:
         if before and not before.isdigit():
             raise OSError(f"{self.path}/optimd.lock: expected a number of starts, got {before!r}")
         start = int(before or b"0") + 1
+        if start > STARTS_MAX:
+            raise OSError(f"{self.path}/optimd.lock: expected at most {STARTS_MAX} starts, got {start}: is it damaged?")
         try:
             os.pwrite(self._lock, f"{start:0{START_DIGITS}}".encode(), 0)
             os.fsync(self._lock)

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+from optimd_server.core import JobMachine, ledger
 from optimd_server.core.effects import (
     AlreadyReady,
     Answered,
@@ -103,7 +104,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("weight 0", {"weight": 0.0}, "INVALID_PUSH"),
     ("weight nan", {"weight": float("nan")}, "INVALID_PUSH"),
     ("weight inf", {"weight": float("inf")}, "INVALID_PUSH"),
-    ("epoch 0", {"epoch": 0}, "EPOCH_SUPERSEDED"),
+    ("epoch 0", {"epoch": 0}, "NOT_JOINED"),
     ("epoch 99", {"epoch": 99}, "NOT_JOINED"),
 ]
 
@@ -178,13 +179,62 @@ def test_a_stalled_server_expires_nobody() -> None:
     assert len(job.machine.state.members) == 0
 
 
-def test_leaving_twice_is_refused_and_a_push_after_leaving_too() -> None:
+def test_a_push_after_leaving_is_refused() -> None:
     job = solo()
     job.leave("a")
-    for event in (LeaveRequested("a", job.epochs["a"]), PushOffered(job.push_of("a"))):
-        with pytest.raises(Refused) as caught:
-            job.send(event)
-        assert caught.value.reason == "NOT_JOINED"
+    with pytest.raises(Refused) as caught:
+        job.send(PushOffered(job.push_of("a")))
+    assert caught.value.reason == "NOT_JOINED"
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    job = solo()
+    job.leave("a")
+    before = snapshot(job)
+    assert job.send(LeaveRequested("a", job.epochs["a"])) == []
+    assert snapshot(job) == before
+
+
+def test_leaving_again_does_not_end_the_next_epoch() -> None:
+    job = solo()
+    left = job.epochs["a"]
+    job.leave("a")
+    job.join("a")
+    with pytest.raises(EpochSuperseded):
+        job.send(LeaveRequested("a", left))
+    assert job.machine.state.members.is_live("a", job.epochs["a"])
+
+
+def test_an_epoch_of_another_worker_was_never_this_one_s() -> None:
+    job = Job(consistency=Sync(2)).ready()
+    job.join("b", "a")
+    with pytest.raises(Refused) as caught:
+        job.send(SignOfLife("a", job.epochs["b"]))
+    assert caught.value.reason == "NOT_JOINED"
+
+
+def test_an_epoch_that_is_forgotten_was_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever held it must stop: it may not be told to join again, and so take the name over."""
+    monkeypatch.setattr(ledger, "DEAD_EPOCHS_KEPT", 1)
+    job = Job(consistency=Sync(2)).ready()
+    job.join("a")
+    first = job.epochs["a"]
+    job.join("a", "a", "a")
+    assert job.machine.state.ledger.find("a", first) is None
+    with pytest.raises(EpochSuperseded):
+        job.send(SignOfLife("a", first))
+
+
+def test_an_epoch_of_an_earlier_server_was_superseded_and_one_that_no_server_gives_never_was() -> None:
+    machine = JobMachine(Job().machine.state.spec, lease_s=10.0, tick_interval_s=1.0, epochs_from=7 << 32)
+    job = Job()
+    job.machine = machine
+    job.ready().join("a")
+    with pytest.raises(EpochSuperseded):
+        job.send(SignOfLife("a", (6 << 32) + 5))
+    with pytest.raises(Refused) as caught:
+        job.send(SignOfLife("a", 99))
+    assert caught.value.reason == "NOT_JOINED"
 
 
 def test_an_epoch_that_goes_between_offer_and_commit_commits_nothing() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from optimd_server.storage import DataDirectory, Snapshot, Stored, directory
+from optimd_server.core.ledger import EPOCHS_PER_START_BITS
+from optimd_server.storage import STARTS_MAX, DataDirectory, Snapshot, Stored, directory
 
 from tests.unit.storage.test_snapshot import snapshot_of
 
@@ -90,6 +91,16 @@ def test_two_are_kept(tmp_path: Path) -> None:
     assert [path.exists() for path in paths] == [False, False, False, True, True]
     assert [path.name for path in paths[3:]] == ["00000004-step-3", "00000005-step-4"]
     data.close()
+
+
+def test_numbers_that_come_of_a_start_stay_exact_in_every_language(tmp_path: Path) -> None:
+    (tmp_path / "optimd.lock").write_text(f"{STARTS_MAX - 1:020}")
+    data = DataDirectory(tmp_path)
+    assert (data.start + 1) << EPOCHS_PER_START_BITS <= 2**53
+    data.close()
+    with pytest.raises(OSError, match=f"expected at most {STARTS_MAX} starts"):
+        DataDirectory(tmp_path)
+    assert int((tmp_path / "optimd.lock").read_text()) == STARTS_MAX
 
 
 def test_what_was_never_finished_is_not_looked_at_and_goes_at_the_next_start(tmp_path: Path) -> None:
