@@ -266,7 +266,7 @@ class Runtime:
         host.tick()
         if host.machine.state.creation.is_forgotten(host.now_s(), self.config.upload_idle_s):
             log.warning("job %s removed: it never got its parameters, and nobody asks for it", host.name)
-            self._forget(host.name, Refused("NOT_UPLOADER", "the job was removed: its upload was too late"))
+            self._forget(host.name, Refused("NOT_UPLOADER", "it was removed: its upload came too late", job=host.name))
 
     def _forget(self, name: str, why: Refused) -> None:
         host = self.jobs.pop(name, None)
