@@ -124,6 +124,7 @@ class JobService:
             host.handle(UploadProgressed(upload.upload_token))
             vector.write(request.message.offset_bytes, request.data, checksum_of(request.message))
             request = await next_chunk(requests)
+        host.handle(UploadProgressed(upload.upload_token))  # a job that is gone is the reason, not what is missing
         vector.check_complete()
         if not np.isfinite(vector.magnitude_max):
             tensor = _first_non_finite(host)

@@ -126,11 +126,12 @@ class Job:
         at_step: int | None = None,
         expected_revision: int | None = None,
         paused: bool | None = None,
+        steps_max: int | None = None,
         **schedules: Schedule | float,
     ) -> Updated:
         """Ask for a change."""
         given = tuple((name, as_schedule(name, value)) for name, value in schedules.items())
-        event = UpdateRequested(request_id, "operator", 1e9, expected_revision, at_step, given, paused)
+        event = UpdateRequested(request_id, "operator", 1e9, expected_revision, at_step, given, paused, steps_max)
         return next(effect for effect in self.send(event) if isinstance(effect, Updated))
 
     def rounds(self) -> list[RoundRecord]:
