@@ -125,14 +125,17 @@ class Membership:
             return 0
         return next((number for number, own in enumerate(memory.gradients, 1) if own is flat), 0)
 
-    def leave(self) -> None:
-        """End it; harmless without one. Does not insist on an answer: the lease ends by itself."""
+    def leave(self, *, failed: bool = False) -> None:
+        """End it; harmless without one. Does not insist on an answer: the lease ends by itself.
+
+        failed: with work left.
+        """
         self.member = None
         keeper = self._keeper
         if keeper is None:
             return
         keeper.stop()
-        request = pb.LeaveRequest(job=self._session.job, worker=self.worker, epoch=keeper.epoch)
+        request = pb.LeaveRequest(job=self._session.job, worker=self.worker, epoch=keeper.epoch, failed=failed)
         with contextlib.suppress(CallFailed, OptimdError):
             self._session.transport.call("Leave", request, timeout_s=LEAVE_TIMEOUT_S)
         self._keeper = None

@@ -70,6 +70,9 @@ def connect(
 class Worker:
     """A member of one job, or an observer. As a context manager it leaves the job and closes its connection at the end.
 
+    Leaving means being out of data: rounds of Sync go on without it. A `with` block that an exception ends leaves as
+    failed: the others wait for it to come back if the job needs it, as for one that died.
+
     One thread at a time: RuntimeError for a second one in ensure_job, pull, gradient_buffers, push or step. Whatever
     exception comes out of a call, an interrupt included, the next call finds out first what became of it; where newer
     parameters were on their way to the caller, the next gradient has no base until they are pulled (ValueError). After
@@ -104,7 +107,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self.leave()
+            self._membership.leave(failed=not _ended_well(error))
         finally:
             self.close()
 
@@ -336,7 +339,10 @@ class Worker:
         self._session.call("DeleteJob", request)
 
     def leave(self) -> None:
-        """End the membership; what was committed still counts. Harmless without one. Does not insist on an answer."""
+        """End the membership, out of data; what was committed still counts.
+
+        Harmless without one. Does not insist on an answer.
+        """
         self._membership.leave()
 
     def close(self) -> None:
@@ -353,6 +359,10 @@ class Worker:
     def _check_worker(self) -> None:
         if self.name is None:
             raise ValueError("expected a worker, got an observer: observers only pull")
+
+
+def _ended_well(error: BaseException | None) -> bool:
+    return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
 
 
 def _is_over(report: pb.GetRangeTestResponse, name: str) -> bool:

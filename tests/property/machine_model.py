@@ -31,7 +31,12 @@ from optimdpb.specs import Async, ClipGlobalNorm, Constant, JobSpec, Linear, Ssp
 
 WEIGHT_MAX = 1e18
 SUM_MAX = 1e18
-REASON_GONE = {"left": "NOT_JOINED", "expired": "LEASE_EXPIRED", "set aside": "WORKER_SET_ASIDE"}
+REASON_GONE = {
+    "left": "NOT_JOINED",
+    "failed": "NOT_JOINED",
+    "expired": "LEASE_EXPIRED",
+    "set aside": "WORKER_SET_ASIDE",
+}
 
 Epoch = tuple[str, int]
 Key = tuple[str, int, int]
@@ -159,9 +164,9 @@ class JobModel(ABC):
             case JoinRequested():
                 self._join(event.worker, epoch)
             case LeaveRequested():
-                if self.gone.get(event.worker) != (event.epoch, "left"):
+                if self.gone.get(event.worker) not in ((event.epoch, "left"), (event.epoch, "failed")):
                     self._check(event.worker, event.epoch)
-                    self._end(event.worker, "left")
+                    self._end(event.worker, "failed" if event.failed else "left")
             case SignOfLife():
                 self._check(event.worker, event.epoch).until_s = now_s + self.lease_s
             case PushOffered():
@@ -408,14 +413,46 @@ class SyncModel(JobModel):
         assert isinstance(spec.consistency, Sync)
         model = spec.consistency
         self.workers, self.quorum, self.timeout_s = model.workers, model.quorum, model.round_timeout_s
-        self.least = model.workers_min or model.quorum or model.workers
+        self.floor = model.workers_min or 0
         self.members: dict[str, int] | None = None
         self.opened_s = 0.0
+        self.places_left: list[str] = []
+
+    @property
+    def size(self) -> int:
+        """Workers that the job counts on: who left, in order, is not among them, nor below a floor that was given."""
+        return max(self.floor, self.workers - len(self.places_left))
+
+    @property
+    def least(self) -> int:
+        """Workers that must be live for a round to close."""
+        return min(self.floor or self.quorum or self.workers, self.size)
 
     @property
     def needed(self) -> int:
         """Workers that must be live for rounds to go on."""
-        return self.least if self.opened else self.workers
+        return max(1, self.least if self.opened else self.size)
+
+    def photo(self) -> Any:
+        return *super().photo(), list(self.places_left)
+
+    def lose(self, now_s: float, photo: Any, lineage: str) -> None:
+        super().lose(now_s, photo, lineage)
+        self.places_left = list(photo[3])
+
+    def _join(self, worker: str, epoch: int) -> None:
+        super()._join(worker, epoch)
+        if len(self.places_left) == self.workers:
+            self.places_left, self.opened = [], False
+        if worker in self.places_left:
+            self.places_left.remove(worker)
+        while self.places_left and len(self.live) + len(self.places_left) > self.workers:
+            del self.places_left[0]
+
+    def _end(self, worker: str, how: str) -> None:
+        super()._end(worker, how)
+        if how == "left" and len(self.live) + len(self.places_left) < self.workers:
+            self.places_left.append(worker)
 
     def awaited(self) -> list[str]:
         """Members of the opening that are live and have not spoken."""
@@ -477,9 +514,10 @@ class SyncModel(JobModel):
         if not self.awaited():
             return True
         usable = sum(word.in_round and word.bad is None for word in self.waiting)
+        enough = min(self.quorum or self.floor or 1, self.size)
         if self.timeout_s is None:
-            return self.quorum is not None and usable >= self.quorum
-        return self.now_s - self.opened_s >= self.timeout_s and usable >= (self.quorum or self.least)
+            return self.quorum is not None and usable >= enough
+        return self.now_s - self.opened_s >= self.timeout_s and usable >= enough
 
     def _round_over(self) -> None:
         self.members = None

@@ -83,7 +83,7 @@ def models(draw: st.DrawFn) -> Sync | Async | Ssp:
     workers = draw(st.integers(1, 4))
     quorum = draw(st.none() | st.integers(1, workers))
     workers_min = draw(st.none() | st.integers(1, workers))
-    useful = quorum is not None or (workers_min or workers) < workers
+    useful = quorum is not None or workers_min != workers
     return Sync(workers, workers_min, quorum, draw(st.sampled_from([None, 1.0, 3.0])) if useful else None)
 
 
@@ -138,9 +138,9 @@ class Life(RuleBasedStateMachine):
         self.send(JoinRequested(name))
 
     @precondition(lambda self: self.model.live)
-    @rule(place=places)
-    def leave(self, place: int) -> None:
-        self.send(LeaveRequested(*self._live(place)))
+    @rule(place=places, failed=st.sampled_from([False, False, True]))
+    def leave(self, place: int, failed: bool) -> None:
+        self.send(LeaveRequested(*self._live(place), failed))
 
     @precondition(lambda self: self.model.live)
     @rule(place=places)

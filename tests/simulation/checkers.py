@@ -209,6 +209,7 @@ class Checkers:
         worker = record.worker
         if record.change == "joined":
             self.live[worker] = record.epoch
+            self._count(record)
             self.seen_s[worker] = now_s
             self.clocks.pop(worker, None)
             self.clocks[worker] = min(self.clocks.values(), default=0)
@@ -218,6 +219,11 @@ class Checkers:
             require(age_s >= self.lease_s - 1e-6, f"{worker} expired after {age_s:.3f} s of silence")
         if self.live.get(worker) == record.epoch:
             del self.live[worker], self.clocks[worker], self.seen_s[worker]
+        self._count(record)
+
+    def _count(self, record: MemberRecord) -> None:
+        if self.openings is not None:
+            self.openings.member(record.worker, record.change, len(self.live))
 
     def _outcome(self, worker: str, epoch: int, outcome: Outcome) -> None:
         key = (worker, epoch, outcome.seq)
@@ -266,7 +272,7 @@ class Checkers:
         require(np.array_equal(plain.parameters, host.shards.flat_parameters()), "parameters were put back wrongly")
         require(np.array_equal(plain.slots, host.shards.flat_slots()), "slots were put back wrongly")
         if self.openings is not None:
-            self.openings.restart(self.openings.opened)
+            self.openings.restart(self.openings.opened, self.openings.left)
 
     def answered(self, worker: str, epoch: int, outcome: pb.Outcome) -> None:
         """The server lets an answer go out."""
@@ -301,7 +307,9 @@ class Checkers:
             self.live, self.clocks, self.seen_s = {}, {}, {}
             del self.history[state.step :]
         if self.openings is not None:
-            self.openings.restart(state.opened)
+            left = host.machine.rounds.saved()["left"]
+            require(not clean or left == self.openings.left, "an orderly restart forgot who had left")
+            self.openings.restart(state.opened, left)
         self.books.restarted(state.clock.revision, state.lineage)
         self.reference.restart(state.step)
         got = host.shards.flat_parameters()
@@ -314,7 +322,7 @@ class Checkers:
         self.history.clear()
         self.books.restarted(0, "")
         if self.openings is not None:
-            self.openings.restart(False)
+            self.openings.restart(False, [])
         self.reference.restart(0)
 
     def check_history(self) -> None:

@@ -28,10 +28,32 @@ class Openings:
         self._rounds_void = 0
         self._early = self._held = False
         self.members_last = 0
+        self.left: list[str] = []
 
-    def restart(self, opened: bool) -> None:
-        """Another process: no round is open. `opened`: whether one ever was."""
+    def restart(self, opened: bool, left: list[str]) -> None:
+        """Another process: no round is open. `opened`: whether one ever was; `left`: who had left by the snapshot."""
         self.opening, self.opened, self._closed_at_s = None, opened, None
+        self.left = list(left)
+
+    @property
+    def _size(self) -> int:
+        """Workers that the job counts on."""
+        return max(self.model.workers - len(self.left), self.model.workers_min or 0)
+
+    @property
+    def _least(self) -> int:
+        return min(self.model.workers_min or self.model.quorum or self.model.workers, self._size)
+
+    def member(self, worker: str, change: str, live: int) -> None:
+        """A worker came or went; `live` are there now."""
+        if change == "left" and live < self.model.workers - len(self.left):
+            self.left.append(worker)
+        if change == "joined" and len(self.left) == self.model.workers:
+            self.left, self.opened = [], False
+        if change == "joined":
+            self.left = [name for name in self.left if name != worker]
+            surplus = max(0, live - (self.model.workers - len(self.left)))
+            self.left = self.left[surplus:]
 
     def took(
         self,
@@ -61,7 +83,7 @@ class Openings:
         self._open(live, now_s - stalled_s)
 
     def _open(self, live: dict[str, int], now_s: float) -> None:
-        needed = self.model.members_min if self.opened else self.model.workers
+        needed = max(1, self._least if self.opened else self._size)
         if not self._held and self.opening is None and len(live) >= needed:
             self.opening, self.opened = Opening(dict(live), now_s), True
             self.members_last = len(live)
@@ -69,12 +91,12 @@ class Openings:
     def _check_close(self, command: Apply | Prepare, live: dict[str, int], now_s: float) -> None:
         opening = self.opening
         assert opening is not None, f"round {command.step} closes and never opened with {sorted(live)}"
-        assert len(live) >= self.model.members_min, f"round {command.step} closes with {len(live)} live"
+        assert len(live) >= self._least, f"round {command.step} closes with {len(live)} live"
         for part in command.contributions:
             known = opening.members.get(part.worker) == part.epoch
             assert known, f"{part.worker} was no member of round {command.step}: {opening.members}"
         count, model = len(command.contributions), self.model
-        enough = model.quorum or model.members_min
+        enough = min(model.quorum or model.workers_min or 1, self._size)
         if model.round_timeout_s is not None:
             self._early = now_s - opening.opened_s >= model.round_timeout_s - 1e-6 and count >= enough
         else:

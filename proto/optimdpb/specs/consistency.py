@@ -23,8 +23,12 @@ class Sync(Consistency):
 
     Round 0 opens when `workers` have joined, a later one with `workers_min` live. A round closes when each member has
     pushed, left or expired; with `quorum` on the first so many pushes; with `round_timeout_s` once it has been open so
-    long and `quorum` (without it, `workers_min`) pushes are there. It never closes with fewer than `workers_min` live.
-    workers_min: default `quorum`, without it `workers`.
+    long and enough pushes are there: `quorum`, without it `workers_min`, without both one. It never closes with fewer
+    than `workers_min` live.
+
+    A worker that leaves, as it does at the end of its data, lowers `workers` by one until it joins again; one that dies
+    lowers nothing. workers_min: None for as many as `quorum`, without it `workers`, and no more than are left; given,
+    the job's real need: leaving lowers nothing below it.
     """
 
     workers: int
@@ -38,24 +42,28 @@ class Sync(Consistency):
             check_integer(self, "quorum", 1, WORKERS_MAX)
             if self.quorum > self.workers:
                 raise InvalidSpec("quorum", f"expected at most workers = {self.workers}, got {self.quorum}")
-        if self.workers_min is None:
-            object.__setattr__(self, "workers_min", self.quorum or self.workers)
-        check_integer(self, "workers_min", 1, WORKERS_MAX)
-        if self.members_min > self.workers:
-            raise InvalidSpec("workers_min", f"expected at most workers = {self.workers}, got {self.workers_min}")
+        if self.workers_min is not None:
+            check_integer(self, "workers_min", 1, WORKERS_MAX)
+            if self.workers_min > self.workers:
+                raise InvalidSpec("workers_min", f"expected at most workers = {self.workers}, got {self.workers_min}")
         if self.round_timeout_s is not None:
             check_positive(self, "round_timeout_s")
-            if self.quorum is None and self.members_min == self.workers:
-                problem = (
-                    "expected with it a quorum, or workers_min below workers, got neither: it could change nothing"
-                )
+            if self.quorum is None and self.workers_min == self.workers:
+                problem = f"expected with it a workers_min below workers = {self.workers}, or none, got"
+                problem += f" {self.workers_min}: it could change nothing"
                 raise InvalidSpec("round_timeout_s", problem)
 
-    @property
-    def members_min(self) -> int:
-        """workers_min as an int."""
-        assert self.workers_min is not None
-        return self.workers_min
+    def workers_left(self, left: int) -> int:
+        """How many workers the job has once so many have left."""
+        return max(self.workers_min or 0, self.workers - left)
+
+    def members_min(self, left: int) -> int:
+        """Fewest live workers with which a round closes once so many have left."""
+        return min(self.workers_min or self.quorum or self.workers, self.workers_left(left))
+
+    def pushes_enough(self, left: int) -> int:
+        """So many pushes close a round that need not wait for all, once so many workers have left."""
+        return min(self.quorum or self.workers_min or 1, self.workers_left(left))
 
 
 @dataclass(frozen=True)

@@ -1409,14 +1409,16 @@ class JoinResponse(_message.Message):
     def __init__(self, header: _Optional[_Union[Header, _Mapping]] = ..., epoch: _Optional[int] = ..., lease_ms: _Optional[int] = ..., shard_map: _Optional[_Union[ShardMap, _Mapping]] = ..., rank: _Optional[int] = ..., world_size: _Optional[int] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., shared_memory: _Optional[_Union[SharedMemoryOffer, _Mapping]] = ..., local_calls: _Optional[_Union[LocalCalls, _Mapping]] = ...) -> None: ...
 
 class LeaveRequest(_message.Message):
-    __slots__ = ("job", "worker", "epoch")
+    __slots__ = ("job", "worker", "epoch", "failed")
     JOB_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
     job: str
     worker: str
     epoch: int
-    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ...) -> None: ...
+    failed: bool
+    def __init__(self, job: _Optional[str] = ..., worker: _Optional[str] = ..., epoch: _Optional[int] = ..., failed: bool = ...) -> None: ...
 
 class LeaveResponse(_message.Message):
     __slots__ = ("header",)

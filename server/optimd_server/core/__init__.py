@@ -15,7 +15,7 @@ A job       creating ─UploadCompleted─► ready ─t = steps_max─► finis
             ends, holds them for good. core.range_test has the phases.
 A change    of schedules or pause holds from a step on whose update is not on its way. Of two at one step the later
             one holds. The same request id again gets the first answer. During a range test none is made, none is taken.
-An epoch    ─JoinRequested─► live ─┬─LeaveRequested──────────────► left         calls refused NOT_JOINED
+An epoch    ─JoinRequested─► live ─┬─LeaveRequested──────────────► left, failed calls refused NOT_JOINED
                                    ├─Ticked, lease over──────────► expired      LEASE_EXPIRED: join again
                                    ├─JoinRequested, same worker──► superseded   EPOCH_SUPERSEDED: fatal
                                    └─rejections_max running──────► set aside    WORKER_SET_ASIDE: fatal
@@ -40,9 +40,12 @@ A seq       next ─PushOffered─► next, or settled by its header alone
 A round under Sync
     opens     with `workers` live the first time, `workers_min` later: its members are who is live then. What was held
               of them, computed at t, is their word; anything else held is LATE.
+    counts    on one worker less for each that has left, until it or another in its place joins: of `workers`, and of
+              quorum and a workers_min that is not given no more than that. A given workers_min is the least of all.
+              Whoever joins once all have left begins anew: the next round opens as the first did.
     closes    with workers_min live, once nobody is awaited (each member spoke or is gone), or quorum words are there;
               with round_timeout_s only once it has been open so long (without quorum, workers_min words are then
-              enough).
+              enough, without both one).
     a member  that goes is awaited no more; what it committed to the round counts, what was held of it is NOT_A_MEMBER.
 A round under Async and Ssp is the next push of the queue, whether its worker is still there or not.
 Any round

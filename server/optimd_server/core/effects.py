@@ -212,7 +212,7 @@ class OutcomeRecord:
 
 @dataclass(frozen=True)
 class MemberRecord:
-    """MEMBER: what became of an epoch: "joined", "left", "expired", "superseded" or "set aside"."""
+    """MEMBER: what became of an epoch: "joined", "left", "failed", "expired", "superseded" or "set aside"."""
 
     worker: str
     epoch: int

@@ -60,10 +60,11 @@ class JoinRequested:
 
 @dataclass(frozen=True)
 class LeaveRequested:
-    """A member is done."""
+    """A member is done, or, if it failed, gives up its membership with work left."""
 
     worker: str
     epoch: int
+    failed: bool = False
 
 
 @dataclass(frozen=True)

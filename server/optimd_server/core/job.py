@@ -120,7 +120,7 @@ class JobMachine:
             case JoinRequested():
                 return self._join(event.worker, now_s)
             case LeaveRequested():
-                return self._leave(event.worker, event.epoch)
+                return self._leave(event)
             case Ticked():
                 return self._tick(now_s)
             case UpdateRequested():
@@ -202,11 +202,11 @@ class JobMachine:
             raise not_joined(worker, epoch)
         return self.state.members.check(worker, epoch)
 
-    def _leave(self, worker: str, epoch: int) -> list[Effect]:
+    def _leave(self, event: LeaveRequested) -> list[Effect]:
         """Nothing the second time: the answer to the first may be lost."""
-        if self.state.members.has_left(worker, epoch):
+        if self.state.members.has_left(event.worker, event.epoch):
             return []
-        return self._remove(self._member(worker, epoch), "left")
+        return self._remove(self._member(event.worker, event.epoch), "failed" if event.failed else "left")
 
     def _remove(self, member: Member, how: str) -> list[Effect]:
         self.state.members.remove(member, how)

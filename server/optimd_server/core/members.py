@@ -22,9 +22,9 @@ GONE_KEPT = 4096
 class Member:
     """One worker under its newest epoch.
 
-    gone: "" while it is live, else "left", "expired" or "set aside". rejections: of its pushes, since one was applied.
-    pushed_s: when a push of it was last taken, or when it joined. idle_s: how long its program had not called its
-    client when it last said so; None if it never did.
+    gone: "" while it is live, else "left", "failed", "expired" or "set aside". rejections: of its pushes, since one was
+    applied. pushed_s: when a push of it was last taken, or when it joined. idle_s: how long its program had not called
+    its client when it last said so; None if it never did.
     """
 
     worker: str
@@ -79,7 +79,7 @@ class Members:
         member = self._live.get(worker) or self._gone.get(worker)
         if member is not None and epoch < member.epoch:
             raise EpochSuperseded(worker, epoch, member.epoch)
-        if member is None or epoch != member.epoch or member.gone == "left":
+        if member is None or epoch != member.epoch or member.gone in ("left", "failed"):
             raise not_joined(worker, epoch)
         if member.gone == "expired":
             raise LeaseExpired(worker, epoch)
@@ -90,7 +90,7 @@ class Members:
     def has_left(self, worker: str, epoch: int) -> bool:
         """Whether that epoch, the worker's last, has ended by leaving."""
         member = self._gone.get(worker)
-        return member is not None and (member.epoch, member.gone) == (epoch, "left")
+        return member is not None and member.epoch == epoch and member.gone in ("left", "failed")
 
     def live(self, worker: str, epoch: int) -> Member | None:
         """The member of that epoch if it is live."""

@@ -59,12 +59,11 @@ def restore(machine: JobMachine, saved: Plain, now_s: float, fresh_lineage: str 
     state.members.restore(saved["members"], now_s)
     machine.start_clock(now_s)
     state.ledger.restore(saved["ledger"])
-    if fresh_lineage is None:
-        machine.rounds.restore(saved["rounds"])
-    else:
+    if fresh_lineage is not None:
         for member in state.members:
             state.ledger.retire(member.worker, member.epoch)
         state.members.forget_all()
+    machine.rounds.restore(saved["rounds"])
     state.note("restored" if fresh_lineage is None else "restored with loss")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimdpb.specs import Sync
 
@@ -11,7 +12,7 @@ from optimd_server.core.arithmetic import Committed, contributions
 from optimd_server.core.effects import Contribution, DropStaging, Effect, Pending, Reason, Status
 from optimd_server.core.events import Applied, Prepared, Push
 from optimd_server.core.members import Member
-from optimd_server.core.rounds import Rounds, named
+from optimd_server.core.rounds import Rounds, few, named
 from optimd_server.core.state import JobState
 
 
@@ -46,13 +47,18 @@ class Round:
 
 
 class SyncRounds(Rounds):
-    """The rounds of one job under Sync. `held`: pushes that no open round counts, by worker."""
+    """The rounds of one job under Sync.
+
+    `held`: pushes that no open round counts, by worker. `left`: workers whose leaving made the job smaller and whose
+    place nobody has taken since, in order.
+    """
 
     def __init__(self, state: JobState, consistency: Sync) -> None:
         super().__init__(state)
         self.consistency = consistency
         self.round: Round | None = None
         self.held: dict[str, Committed] = {}
+        self.left: list[str] = []
 
     def commit(self, committed: Committed) -> None:
         """Into the open round if its worker is a member that has not spoken, else held."""
@@ -80,6 +86,8 @@ class SyncRounds(Rounds):
 
     def epoch_over(self, member: Member, change: str) -> list[Effect]:
         """What the epoch committed to the open round stays; what it held is discarded."""
+        if change == "left" and len(self.state.members) < self.consistency.workers - len(self.left):
+            self.left.append(member.worker)
         if self.round is not None and self.round.members.get(member.worker) == member.epoch:
             self.round.awaited.discard(member.worker)
         held = self.held.get(member.worker)
@@ -89,6 +97,15 @@ class SyncRounds(Rounds):
         verb = change if change in ("left", "expired") else f"was {change}"
         detail = f"its worker {verb} before it became a member"
         return self.settle(held.push, Status.DISCARDED, Reason.NOT_A_MEMBER, detail)
+
+    def joined(self, member: Member) -> None:
+        """It has its own place again, or that of who left first; once all had left, another run begins."""
+        if len(self.left) == self.consistency.workers:
+            self.left, self.state.opened = [], False
+        if member.worker in self.left:
+            self.left.remove(member.worker)
+        while self.left and len(self.state.members) > self.consistency.workers - len(self.left):
+            self.left.pop(0)
 
     def extend(self, by_s: float) -> None:
         """The open round's timeout waits as long."""
@@ -142,17 +159,21 @@ class SyncRounds(Rounds):
 
     def waiting_for(self, now_s: float) -> str:
         """What the rounds wait for, in words; empty if for nothing."""
-        state, opened, needed = self.state, self.round, self.consistency.members_min
+        state, opened, needed = self.state, self.round, self._members_min
         if state.finished or self.closing:
             return ""
+        if len(self.left) == self.consistency.workers:
+            return f"all workers have left: round {state.step} opens with {self.consistency.workers} workers"
+        live = f"{len(state.members)} live" + (f", {few(self.left)} left" if self.left else "")
         if opened is None:
-            return f"round {state.step} opens with {self._workers_to_open()} workers: {len(state.members)} live"
+            return f"round {state.step} opens with {self._workers_to_open()} workers: {live}"
         if len(state.members) < needed:
-            return f"round {state.step} closes with {needed} workers: {len(state.members)} live"
+            return f"round {state.step} closes with {needed} workers: {live}"
         awaited = [member for member in state.members if member.worker in opened.awaited]
         which = named(awaited, now_s, state.members.lease_s)
-        missing = self._pushes_enough() - len(opened.pushes)
         timeout_s = self.consistency.round_timeout_s
+        may_close_early = timeout_s is not None or self.consistency.quorum is not None
+        missing = self._pushes_enough - len(opened.pushes) if may_close_early else len(awaited)
         if timeout_s is not None and now_s - opened.opened_s < timeout_s:
             left_s = timeout_s - (now_s - opened.opened_s)
             return f"round {state.step} waits {left_s:.1f} s more for {which}"
@@ -200,11 +221,25 @@ class SyncRounds(Rounds):
         live = {name for name, epoch in opened.members.items() if self.state.members.is_live(name, epoch)}
         assert opened.awaited == live - spoken, "awaited is who is live and has not spoken"
 
-    def _workers_to_open(self) -> int:
-        return self.consistency.members_min if self.state.opened else self.consistency.workers
+    def saved(self) -> dict[str, Any]:
+        """Who left; the open round is not part of it."""
+        return {"left": list(self.left)}
 
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Take over who left; snapshots of before it was remembered do not say."""
+        self.left = [str(name) for name in saved.get("left", ())]
+
+    def _workers_to_open(self) -> int:
+        model = self.consistency
+        return max(1, self._members_min if self.state.opened else model.workers_left(len(self.left)))
+
+    @property
+    def _members_min(self) -> int:
+        return self.consistency.members_min(len(self.left))
+
+    @property
     def _pushes_enough(self) -> int:
-        return self.consistency.quorum or self.consistency.members_min
+        return self.consistency.pushes_enough(len(self.left))
 
     def _open(self, now_s: float) -> list[Effect]:
         self.state.opened = True
@@ -225,13 +260,13 @@ class SyncRounds(Rounds):
         opened.pushes[committed.push.worker] = committed
 
     def _may_close(self, opened: Round, now_s: float) -> bool:
-        if len(self.state.members) < self.consistency.members_min:
+        if len(self.state.members) < self._members_min:
             return False
         if not opened.awaited:
             return True
         timeout_s, quorum = self.consistency.round_timeout_s, self.consistency.quorum
         early = quorum is not None if timeout_s is None else now_s - opened.opened_s >= timeout_s
-        return early and len(opened.pushes) >= self._pushes_enough()
+        return early and len(opened.pushes) >= self._pushes_enough
 
     def _end_round(self) -> list[Effect]:
         """There is no round any more: those that were rejected in it learn so."""

@@ -80,7 +80,7 @@ class WorkerService:
 
     async def leave(self, request: pb.LeaveRequest) -> pb.LeaveResponse:
         host = self._runtime.job(request.job)
-        host.handle(LeaveRequested(request.worker, request.epoch))
+        host.handle(LeaveRequested(request.worker, request.epoch, request.failed))
         return pb.LeaveResponse(header=header(self._runtime, host))
 
     async def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:

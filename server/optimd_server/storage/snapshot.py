@@ -6,7 +6,8 @@ In a shard's file a tensor that lies in it whole has its name and shape, `param/
 
 manifest.json: format, job, spec (the contract's message as JSON), layout_digest, state (see core.saved; infinity and
 NaN as core.plain spells them), files (name, bytes, crc32c, start and stop of its elements), and the crc32c of all that
-as JSON with sorted keys and no spaces. Format 3 is the same, with infinity and NaN as words that JSON has not.
+as JSON with sorted keys and no spaces. Format 4 is the same, with a workers_min of Sync also where none was given;
+format 3 besides has infinity and NaN as words that JSON has not.
 
 Folders can be entered and files read by the server's own user alone.
 """
@@ -17,7 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from numpy.typing import NDArray
 from optimdpb.checksum import crc32c
 from optimdpb.codec import job_spec_from_proto, job_spec_to_proto
 from optimdpb.errors import Refused, SnapshotRefused
-from optimdpb.specs import JobSpec, Layout
+from optimdpb.specs import JobSpec, Layout, Sync
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd_server.core.plain import from_json, to_json
@@ -37,8 +38,8 @@ from optimd_server.optimizers import plan_of
 
 Float32s = NDArray[np.float32]
 
-FORMAT = 4
-FORMATS_READ = (3, 4)
+FORMAT = 5
+FORMATS_READ = (3, 4, 5)
 FILE_MODE = 0o600
 MANIFEST = "manifest.json"
 _READ_BYTES = 8 << 20
@@ -110,6 +111,8 @@ def read_snapshot(folder: Path) -> Snapshot:
     try:
         message = json_format.ParseDict(body["spec"], pb.JobSpec())
         spec = job_spec_from_proto(message)
+        if body["format"] < 5:
+            spec = _without_default(spec)
         digest, entries = body["layout_digest"], [_entry(entry, spec) for entry in body["files"]]
         job, state = _text(body["job"]), dict(from_json(body["state"]))
     except (*FOREIGN, json_format.ParseError, Refused) as error:
@@ -121,6 +124,14 @@ def read_snapshot(folder: Path) -> Snapshot:
     if [entry.start for entry in entries] != borders[:-1] or borders[-1] != spec.layout.elements:
         raise SnapshotRefused(folder / MANIFEST, f"expected shards of {spec.layout.elements} elements, got {borders}")
     return Snapshot(job, spec, state, [_read_shard(folder, entry, spec) for entry in entries])
+
+
+def _without_default(spec: JobSpec) -> JobSpec:
+    """A workers_min that is the default was most likely not given."""
+    model = spec.consistency
+    if not isinstance(model, Sync) or model.workers_min != (model.quorum or model.workers):
+        return spec
+    return replace(spec, consistency=replace(model, workers_min=None))
 
 
 def name_in(folder: Path) -> str:
@@ -177,10 +188,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     checksum = body.pop("crc32c", None)
     found = body.get("format")
     if type(found) is not int or found not in FORMATS_READ:
-        known = " or ".join(map(str, FORMATS_READ))
+        known = f"{FORMATS_READ[0]} to {FORMATS_READ[-1]}"
         raise SnapshotRefused(path, f"expected format {known}, got {found!r}: another version of optimd wrote it")
     try:
-        expected = crc32c(_canonical(body, allow_nan=found < FORMAT))
+        expected = crc32c(_canonical(body, allow_nan=found < 4))
     except FOREIGN as error:
         raise SnapshotRefused(path, f"it is no JSON: {error}") from error
     if checksum != expected:

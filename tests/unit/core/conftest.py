@@ -94,8 +94,8 @@ class Job:
             joined = next(e for e in self.send(JoinRequested(worker)) if isinstance(e, Joined))
             self.epochs[worker] = joined.epoch
 
-    def leave(self, worker: str) -> None:
-        self.send(LeaveRequested(worker, self.epochs[worker]))
+    def leave(self, worker: str, *, failed: bool = False) -> None:
+        self.send(LeaveRequested(worker, self.epochs[worker], failed))
 
     def push_of(self, worker: str, *, base_step: int | None = None, **fields: Any) -> Push:
         """The worker's next push at the current version."""

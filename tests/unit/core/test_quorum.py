@@ -77,7 +77,7 @@ def test_a_quorum_needs_its_workers_live() -> None:
     job.push("a")
     job.push("b")
     assert contributors(job) == []
-    assert job.machine.waiting_for(job.now_s) == "round 0 closes with 3 workers: 2 live"
+    assert job.machine.waiting_for(job.now_s) == "round 0 closes with 3 workers: 2 live, c left"
 
 
 def test_a_timeout_ends_the_waiting_once_enough_are_there() -> None:
@@ -137,7 +137,7 @@ def test_waiting_workers_are_named_up_to_a_number() -> None:
         ("quorum", {"quorum": 3}),
         ("quorum", {"quorum": 0}),
         ("round_timeout_s", {"round_timeout_s": 0.0, "quorum": 1}),
-        ("round_timeout_s", {"round_timeout_s": 1.0}),
+        ("round_timeout_s", {"round_timeout_s": 1.0, "workers_min": 2}),
         ("workers_min", {"workers_min": 3}),
     ],
 )
@@ -148,6 +148,6 @@ def test_what_makes_no_sense_is_refused(field: str, values: dict[str, float]) ->
 
 
 def test_a_quorum_is_the_default_of_workers_min() -> None:
-    assert Sync(5, quorum=3).members_min == 3
-    assert Sync(5, quorum=3, workers_min=4).members_min == 4
-    assert Sync(5).members_min == 5
+    assert Sync(5, quorum=3).members_min(left=0) == 3
+    assert Sync(5, quorum=3, workers_min=4).members_min(left=0) == 4
+    assert Sync(5).members_min(left=0) == 5

@@ -135,7 +135,7 @@ def test_too_few_live_workers_hold_the_round_open() -> None:
     job.join("a", "b", "c")
     job.push("a")
     job.push("b")
-    job.leave("c")
+    job.leave("c", failed=True)
     assert job.commands() == []
     assert "closes with 3 workers: 2 live" in job.machine.waiting_for(job.now_s)
     job.join("d")
@@ -146,8 +146,8 @@ def test_too_few_live_workers_hold_the_round_open() -> None:
 def test_when_all_members_are_gone_the_round_is_void_and_opens_again() -> None:
     job = Job(consistency=Sync(2)).ready()
     job.join("a", "b")
-    job.leave("a")
-    job.leave("b")
+    job.leave("a", failed=True)
+    job.leave("b", failed=True)
     job.join("c")
     assert job.machine.state.counters.rounds_void == 0
     job.push("c")
