@@ -133,12 +133,9 @@ class ParameterBuffers:
         return tensors.unpack(self.layout, target)
 
     def in_place(self, flat: Float32s) -> Views:
-        """Read-only views of a vector that changes with the next pull."""
+        """Views of a read-only vector that changes with the next pull."""
         if self._place is None or self._place[0] is not flat:
-            views = tensors.unpack(self.layout, flat)
-            for view in views.values():
-                view.flags.writeable = False
-            self._place = flat, views
+            self._place = flat, tensors.unpack(self.layout, flat)
         return dict(self._place[1])
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import bisect
+
 import numpy as np
 from numpy.typing import NDArray
 from optimdpb.errors import Refused
+from optimdpb.specs import Layout
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
@@ -14,8 +17,11 @@ from optimd.membership import Membership
 from optimd.results import Parameters
 from optimd.session import Session
 from optimd.transport import CallFailed, CallThrottled, SharedMemory
+from optimd.window import Place, Window, place_of
 
 Float32s = NDArray[np.float32]
+# Looking for writes takes 1 ms for 100 MB, in a step of 30 ms. Who writes once does so at every turn of the loop.
+LOOKS_AT_FIRST, LOOKS_APART = 64, 16
 _NO_MEMBER = ("NOT_JOINED", "LEASE_EXPIRED", "EPOCH_SUPERSEDED", "WORKER_SET_ASIDE")
 
 
@@ -23,7 +29,7 @@ class Puller:
     """One job's parameters as its caller wants them.
 
     copy: fresh, writable arrays that belong to the caller; else read-only views, good until the next call of the worker
-    that pulls, pushes or ends its membership, or its lease ends.
+    that pulls, pushes or ends its membership, or its lease ends. Copies, too, where the system allows no window.
     """
 
     def __init__(self, session: Session, membership: Membership, dtype: str) -> None:
@@ -31,42 +37,73 @@ class Puller:
         self._membership = membership
         self._dtype = dtype
         self._made: ParameterBuffers | None = None
-        self._place: Float32s | None = None
+        self._place: Place | None = None
         self._place_version: pb.Version | None = None
+        self._handed: tuple[Window, Layout] | None = None
+        self._steps = 0
 
     @property
     def takes_float32(self) -> bool:
         """Whether parameters of this job come as float32."""
         return self._dtype == "float32" or self._session.layout.size_bytes <= PLAIN_BYTES_MAX
 
+    def check_unchanged(self, *, surely: bool) -> None:
+        """Raises ValueError if the caller has changed the views given last, which hold the server's values again then.
+
+        surely: look now; else now and then, as often as a step in shared memory can afford.
+        """
+        if self._handed is None:
+            return
+        window, layout = self._handed
+        received = self._place is not None and self._place.window is window
+        self._steps += 1
+        if not surely and not received and self._steps > LOOKS_AT_FIRST and self._steps % LOOKS_APART:
+            return
+        changed = window.changed()
+        if changed is None:
+            return
+        name = layout.names[bisect.bisect_right(layout.offsets, changed) - 1]
+        raise ValueError(
+            f"parameters at or near {name!r} were written to, but arrays of copy=False are only to be read: write to a"
+            " copy, such as torch.from_numpy(array).clone(), or leave copy=False out. The server's are unharmed: pull again"
+        )
+
     def pull(self, view: str, *, copy: bool) -> tuple[Parameters, pb.Version]:
         """The current parameters and their version. Raises Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable."""
         layout = self._session.layout
         encoding = pb.ENCODING_F32 if self.takes_float32 else pb.ENCODING_BF16
         request = pb.PullRequest(job=self._session.job, view=f"VIEW_{view.upper()}", encoding=encoding)
-        if copy:
+        memory = self._membership.readable_memory
+        place = None if copy or (memory is not None and memory.window is None) else self._place_for(layout)
+        if place is None:
             target = self._buffers.fresh()
         else:
-            if self._place is None or self._place.size != layout.elements:
-                self._place = np.empty(layout.elements, np.float32)
-            target = self._place
+            target = place.own
             if self._place_version is not None:
                 request.known_version.CopyFrom(self._place_version)
             self._place_version = None
-        memory = self._membership.readable_memory
         header = self._pull_into(request, target, memory)
         if header.location != pb.LOCATION_UNSPECIFIED and memory is not None:
-            if not copy:
-                return self._buffers.in_place(memory.parameters), header.version
+            if place is not None and memory.window is not None:
+                return self._in_place(memory.window), header.version
             views = self._copied(memory.parameters, target)
             if views is not None:
                 return views, header.version
             _by_stream(request)
             header = self._ask(request, target)
-        if copy:
+        if place is None:
             return tensors.unpack(layout, target), header.version
         self._place_version = header.version
-        return self._buffers.in_place(target), header.version
+        return self._in_place(place.window), header.version
+
+    def _place_for(self, layout: Layout) -> Place | None:
+        if self._place is None or self._place.own.size != layout.elements:
+            self._place, self._place_version = place_of(layout.elements), None
+        return self._place
+
+    def _in_place(self, window: Window) -> Parameters:
+        self._handed = window, self._session.layout
+        return self._buffers.in_place(window.flat)
 
     def given(self, flat: Float32s, *, copy: bool) -> Parameters | None:
         """Parameters that have come already: in a vector of their own, or in memory shared with the server.
@@ -78,7 +115,7 @@ class Puller:
         memory = self._membership.memory
         if memory is None or flat is not memory.parameters:  # a signal handler has left the job meanwhile
             return None
-        return self._copied(flat) if copy else self._buffers.in_place(flat)
+        return self._copied(flat) if copy or memory.window is None else self._in_place(memory.window)
 
     def _copied(self, shared: Float32s, target: Float32s | None = None) -> Parameters | None:
         """A copy of shared memory, None unless it is surely of one version.

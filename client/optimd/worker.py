@@ -158,12 +158,14 @@ class Worker:
         """The current parameters; their version becomes the base of the next push.
 
         view: "train", or "eval" for the form to evaluate with. copy: fresh, writable arrays that belong to the caller;
-        else read-only views, good until the next pull, push or step, or the end of the membership. Raises
-        Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable.
+        else read-only views, good until the next pull, push or step, or the end of the membership. What ignores numpy's
+        flag, as torch.from_numpy(params["w"]).add_(1) does, harms nobody, but the next call raises ValueError: write to
+        torch.from_numpy(params["w"]).clone(). Raises Refused(UNKNOWN_JOB, JOB_NOT_READY), ServerUnavailable.
         """
 
         def pull() -> Parameters:
             with self._claim:
+                self._check_views(surely=True)
                 return self._pull(view, copy=copy)
 
         return self._given(pull)
@@ -202,6 +204,7 @@ class Worker:
         """
         self._check_worker()
         with self._claim:
+            self._check_views(surely=False)
             answer, _ = self._pusher.push(gradients, self._base, weight, loss, pull=False)
             return push_result(answer.outcome, answer.header, answer.finished)
 
@@ -217,6 +220,7 @@ class Worker:
 
         def step() -> StepResult:
             with self._claim:
+                self._check_views(surely=False)
                 return self._step(gradients, weight, loss, copy=copy)
 
         return self._given(step)
@@ -355,6 +359,13 @@ class Worker:
     @property
     def _requester(self) -> str:
         return self.name or "observer"
+
+    def _check_views(self, *, surely: bool) -> None:
+        try:
+            self._puller.check_unchanged(surely=surely)
+        except ValueError:
+            self._base = None  # a gradient taken at what was written is none of the server's parameters
+            raise
 
     def _check_worker(self) -> None:
         if self.name is None:

@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.window import Window, window_over
+
 Float32s = NDArray[np.float32]
 
 CONNECT_S_MAX = 5.0
@@ -31,10 +33,14 @@ class NotShared(Exception):
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """What one epoch has: two vectors for gradients, and the parameters, which are only to be read."""
+    """What one epoch has: two vectors for gradients, and the parameters, which are only to be read.
+
+    `window`: what of the parameters is handed out; None where the system allows none.
+    """
 
     gradients: tuple[Float32s, ...]
     parameters: Float32s
+    window: Window | None
 
 
 def check_reachable(name: str) -> None:
@@ -96,16 +102,16 @@ def _mapped(descriptors: Sequence[int], segments: Sequence[int], payload_bytes: 
         raise NotShared(f"expected {len(segments)} descriptors, got {len(descriptors)}")
     if payload_bytes != elements * 4:
         raise NotShared(f"expected memory for {elements} parameters, got {payload_bytes} bytes")
-    gradients, parameters = [], None
+    gradients, parameters, window = [], None, None
     for descriptor, segment in zip(descriptors, segments, strict=True):
         values = _map(descriptor, payload_bytes, writable=segment == pb.SEGMENT_GRADIENT)
         if segment == pb.SEGMENT_GRADIENT:
             gradients.append(values)
         else:
-            parameters = values
+            parameters, window = values, window_over(descriptor, values)
     if not gradients or parameters is None:
         raise NotShared(f"expected gradients and parameters, got segments {segments}")
-    return SharedMemory(tuple(gradients), parameters)
+    return SharedMemory(tuple(gradients), parameters, window)
 
 
 def _map(descriptor: int, payload_bytes: int, *, writable: bool) -> Float32s:
