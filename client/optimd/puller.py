@@ -65,7 +65,7 @@ class Puller:
         name = layout.names[bisect.bisect_right(layout.offsets, changed) - 1]
         raise ValueError(
             f"parameters at or near {name!r} were written to, but arrays of copy=False are only to be read: write to a"
-            " copy, such as torch.from_numpy(array).clone(), or leave copy=False out. The server's are unharmed: pull again"
+            " copy, such as torch.from_numpy(array).clone(), or leave copy=False out. Pull again"
         )
 
     def pull(self, view: str, *, copy: bool) -> tuple[Parameters, pb.Version]:

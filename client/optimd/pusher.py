@@ -27,9 +27,13 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Pusher:
-    """The pushes of one worker: its buffers, what they are encoded with, and the one that is open."""
+    """The pushes of one worker: its buffers, what they are encoded with, and the one that is open.
+
+    `casts`: whether gradients may be of any numbers that float32 can be made of.
+    """
 
     def __init__(self, session: Session, membership: Membership, puller: Puller, dtype: str) -> None:
+        self.casts = False
         self._session = session
         self._membership = membership
         self._puller = puller
@@ -57,10 +61,11 @@ class Pusher:
         Raises InvalidGradient, ValueError and RuntimeError before anything is sent; see Worker.push().
         """
         self._check_not_ended()
+        weight, loss = float(weight), None if loss is None else _number(loss)
         layout = self._session.layout
         whole = self._made.whole(gradients) if self._made is not None and self._made.layout is layout else None
         if whole is None:
-            tensors.check_gradients(layout, gradients)
+            gradients = tensors.gradients_of(layout, gradients, cast=self.casts)
         if base is None:
             raise ValueError("expected parameters to be pulled before a gradient is pushed")
         self._settle_open()
@@ -105,7 +110,7 @@ class Pusher:
             seq=membership.next_seq,
             base_version=base,
             weight=weight,
-            loss=None if loss is None else float(loss),
+            loss=loss,
             attempt=1,
             layout_digest=session.layout.digest,
         )
@@ -173,6 +178,11 @@ class Pusher:
         if self._made is None or not self._made.are_of(layout, gradients):
             self._made = GradientBuffers(layout, gradients)
         return self._made
+
+
+def _number(loss: Any) -> float:
+    """A loss may be an array of one element, or a tensor that asks not to be converted while it has a graph."""
+    return float(loss.detach() if hasattr(loss, "detach") else loss)
 
 
 def _again(error: EpochSuperseded | WorkerSetAside) -> EpochSuperseded | WorkerSetAside:

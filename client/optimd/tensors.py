@@ -10,30 +10,19 @@ from numpy.typing import NDArray
 from optimdpb.errors import InvalidGradient, InvalidLayout
 from optimdpb.specs import Layout, Tensor
 
+from optimd.arrays import FLOAT32, Unfit, array_of
 from optimd.bulk import Copier
 
 Float32s = NDArray[np.float32]
-_FLOAT32 = np.dtype(np.float32)
 
 
-def layout_of(
-    parameters: Mapping[str, NDArray[np.generic]], buffers: Collection[str] = (), *, cast_to_float32: bool
-) -> Layout:
-    """The layout of arrays in the mapping's order. Raises InvalidLayout for what is no float32 array, or no array."""
+def layout_of(arrays: Mapping[str, NDArray[Any]], buffers: Collection[str] = ()) -> Layout:
+    """The layout of arrays in the mapping's order. Raises InvalidLayout for buffers that are none of them."""
     for name in buffers:
-        if name not in parameters:
+        if name not in arrays:
             raise InvalidLayout(name, f"buffer {name!r}: expected the name of one of the parameters")
-    for name, array in parameters.items():
-        if not isinstance(array, np.ndarray):
-            raise InvalidLayout(name, f"tensor {name!r}: expected a numpy array, got {type(array).__name__}")
-        castable = cast_to_float32 and np.issubdtype(array.dtype, np.floating)
-        if array.dtype != np.float32 and not castable:
-            raise InvalidLayout(
-                name,
-                f"tensor {name!r}: expected dtype float32, got {array.dtype} (cast_to_float32=True converts floats)",
-            )
-    kinds = {name: "buffer" if name in buffers else "trainable" for name in parameters}
-    return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in parameters.items()))
+    kinds = {name: "buffer" if name in buffers else "trainable" for name in arrays}
+    return Layout(tuple(Tensor(name, array.shape, kinds[name]) for name, array in arrays.items()))
 
 
 def pack(
@@ -49,22 +38,28 @@ def pack(
     (copier or Copier()).gather(flat, sources)
 
 
-def check_gradients(layout: Layout, gradients: Mapping[str, NDArray[np.generic]]) -> None:
-    """Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or not float32."""
+def gradients_of(layout: Layout, gradients: Mapping[str, Any], *, cast: bool) -> Mapping[str, NDArray[Any]]:
+    """The gradients as arrays of the layout's shapes, of float32 or (cast) of what it can be made of.
+
+    Raises InvalidGradient, naming them, for tensors missing, unknown, of another shape or of no use.
+    """
+    if not isinstance(gradients, Mapping):
+        raise InvalidGradient(f"expected a dict of arrays by tensor, got {type(gradients).__name__}")
     if tuple(gradients) == layout.names and _fit(layout, list(gradients.values())):
-        return
+        return gradients
     names = set(layout.names)
     if gradients.keys() != names:
         _refuse_names(layout, gradients, names)
+    arrays = {}
     for tensor in layout.tensors:
-        gradient = gradients[tensor.name]
-        if not isinstance(gradient, np.ndarray) or gradient.dtype != np.float32:
-            got = getattr(gradient, "dtype", type(gradient).__name__)
-            raise InvalidGradient(f"gradient {tensor.name!r}: expected dtype float32, got {got}", tensor=tensor.name)
-        if gradient.shape != tensor.shape:
-            raise InvalidGradient(
-                f"gradient {tensor.name!r}: expected shape {tensor.shape}, got {gradient.shape}", tensor=tensor.name
-            )
+        try:
+            array = array_of(gradients[tensor.name], cast=cast)
+            if array.shape != tensor.shape:
+                raise Unfit(f"expected shape {tensor.shape}, got {array.shape}")
+        except Unfit as why:
+            raise InvalidGradient(f"gradient {tensor.name!r}: {why}", tensor=tensor.name) from None
+        arrays[tensor.name] = array
+    return arrays
 
 
 def _fit(layout: Layout, gradients: Sequence[Any]) -> bool:
@@ -72,7 +67,7 @@ def _fit(layout: Layout, gradients: Sequence[Any]) -> bool:
     if set(map(type, gradients)) != {np.ndarray}:
         return False
     dtypes, shapes = {gradient.dtype for gradient in gradients}, tuple([gradient.shape for gradient in gradients])
-    return dtypes == {_FLOAT32} and shapes == layout.shapes
+    return dtypes == {FLOAT32} and shapes == layout.shapes
 
 
 def _refuse_names(layout: Layout, gradients: Mapping[str, NDArray[np.generic]], names: set[str]) -> NoReturn:
@@ -80,7 +75,8 @@ def _refuse_names(layout: Layout, gradients: Mapping[str, NDArray[np.generic]], 
     unknown = [name for name in gradients if name not in names]
     parts = [f"missing {', '.join(map(repr, missing))}"] if missing else []
     parts += [f"unknown {', '.join(map(repr, unknown))}"] if unknown else []
-    raise InvalidGradient(f"expected a gradient for exactly the layout's tensors: {'; '.join(parts)}")
+    remedy = " (pass zeros where there is no gradient, the value of a buffer)" if missing else ""
+    raise InvalidGradient(f"expected a gradient for exactly the layout's tensors: {'; '.join(parts)}{remedy}")
 
 
 def unpack(layout: Layout, flat: Float32s) -> dict[str, Float32s]:

@@ -18,6 +18,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd import tensors
 from optimd.address import check_address
+from optimd.arrays import parameters_of
 from optimd.changes import Change, change_of, change_request
 from optimd.claim import Claim
 from optimd.creation import Creation, JobStart
@@ -137,19 +138,22 @@ class Worker:
 
         parameters: float32 arrays by name, in the order of the layout; read, not kept. buffers: names of those that are
         not trained (running statistics): what workers push for them is their value, and a round takes the mean by
-        weight. rejections_max: a worker is set aside when so many of its pushes running were rejected.
+        weight. rejections_max: a worker is set aside when so many of its pushes running were rejected. cast_to_float32:
+        parameters, and what this worker pushes, may be of any real numbers, integers up to 2^24.
         if_exists, about a job that has made updates: "resume" goes on with it, and warns that these parameters were not
         used; "error" raises Refused(WRONG_STATE); "replace" deletes it, whatever its specification, once nobody else
-        works on it (its snapshots are put aside). Raises InvalidLayout, InvalidSpec, JobMismatch (naming the first
-        difference), ServerUnavailable.
+        works on it (its snapshots are put aside). Raises InvalidLayout, InvalidSpec, Refused(NON_FINITE_PARAMETERS),
+        JobMismatch (naming the first difference), ServerUnavailable.
         """
-        layout = tensors.layout_of(parameters, buffers, cast_to_float32=cast_to_float32)
+        arrays = parameters_of(parameters, cast=cast_to_float32)
+        layout = tensors.layout_of(arrays, buffers)
         spec = JobSpec(layout, optimizer, consistency, reduction, clip, steps_max, tuple(groups), rejections_max)
         creator = self.name or f"observer-{uuid.uuid4().hex}"  # two observers must not take each other's upload
         request = pb.CreateJobRequest(job=self.job, spec=job_spec_to_proto(spec), worker=creator)
         creation = Creation(self._session, request, if_exists)
         with self._claim:
-            start = creation.run(layout, parameters)
+            start = creation.run(layout, arrays)
+            self._pusher.casts = cast_to_float32
             if self.name is not None:
                 self._membership.join()
         return start

@@ -19,6 +19,22 @@ DIMENSIONS_MAX = 32
 _KIND_CODE = {"trainable": 1, "buffer": 2}
 
 
+def check_name(name: object) -> None:
+    """Raises InvalidLayout for what cannot be the name of a tensor."""
+    if not isinstance(name, str):
+        remedy = ": join its parts, as '/'.join(map(str, key)) does" if isinstance(name, tuple) else ": pass str(key)"
+        raise InvalidLayout(
+            repr(name), f"tensor {name!r}: expected a string as its name, got {type(name).__name__}{remedy}"
+        )
+    try:
+        size_bytes = len(name.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidLayout(repr(name), f"tensor name {name!r}: expected text that UTF-8 can hold: {error}") from None
+    if not 1 <= size_bytes <= NAME_BYTES_MAX or any(ord(c) < 32 or ord(c) == 127 for c in name):
+        expected = f"expected 1 to {NAME_BYTES_MAX} bytes without control characters"
+        raise InvalidLayout(name, f"tensor name {name[:NAME_BYTES_MAX]!r}: {expected}, got {size_bytes} bytes")
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One tensor: a unique name, its shape (empty for a scalar, zero dimensions allowed), its kind."""
@@ -28,11 +44,7 @@ class Tensor:
     kind: str = "trainable"
 
     def __post_init__(self) -> None:
-        size_bytes = len(self.name.encode())
-        if not 1 <= size_bytes <= NAME_BYTES_MAX or any(ord(c) < 32 or ord(c) == 127 for c in self.name):
-            raise InvalidLayout(
-                self.name, f"tensor name {self.name!r}: expected 1 to {NAME_BYTES_MAX} bytes without control characters"
-            )
+        check_name(self.name)
         if len(self.shape) > DIMENSIONS_MAX:
             raise InvalidLayout(
                 self.name,

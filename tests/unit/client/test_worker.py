@@ -28,7 +28,7 @@ F32 = np.float32
         (lambda g: g.update(b=np.zeros(3, F32)), "gradient 'b': expected shape (2,), got (3,)"),
         (lambda g: g.update(w=g["w"].T), "gradient 'w': expected shape (2, 3), got (3, 2)"),
         (lambda g: g.update(b=np.zeros(2)), "gradient 'b': expected dtype float32, got float64"),
-        (lambda g: g.update(b=[0.0, 0.0]), "gradient 'b': expected dtype float32, got list"),
+        (lambda g: g.update(b=[0.0, 0.0]), "gradient 'b': expected a numpy array, got list"),
         (lambda g: g.update(b=np.zeros(2, ">f4")), "gradient 'b': expected dtype float32, got >f4"),
     ],
 )
