@@ -141,7 +141,7 @@ def _cosine(spec: specs.Cosine) -> RateOf:
 
 def _sgdr(spec: specs.SGDR) -> RateOf:
     low, high, first = spec.lr_min, spec.lr_max, spec.period
-    mult, decay, cos, pi = spec.period_mult, spec.decay, math.cos, math.pi
+    mult, decay, cos, sin, pi = spec.period_mult, spec.decay, math.cos, math.sin, math.pi
 
     def rate(step: int) -> float:
         if mult == 1:
@@ -153,7 +153,10 @@ def _sgdr(spec: specs.SGDR) -> RateOf:
                 at -= period
                 period *= mult
                 run += 1
-        share = 0.5 * (1.0 + cos(pi * (at / period)))
+        if 2 * at <= period:
+            share = 0.5 * (1.0 + cos(pi * (at / period)))
+        else:  # the same, but not 0 at the end of a run, however long
+            share = sin(0.5 * pi * ((period - at) / period)) ** 2
         return decay**run * ((1.0 - share) * low + share * high)
 
     return rate
