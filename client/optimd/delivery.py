@@ -170,8 +170,8 @@ class Delivery:
             return
         if self._maybe_taken:
             what = f"seq {self.header.seq} of epoch {self.header.epoch}"
-            raise OutcomeUnknown(f"the server cannot be reached; {what} may or may not count: {error}") from error
-        raise ServerUnavailable(f"the server cannot be reached: {error}") from error
+            raise OutcomeUnknown(f"{self._patience.why}; {what} may or may not count: {error}") from error
+        raise ServerUnavailable(f"{self._patience.why}: {error}") from error
 
 
 def delay_of(error: Exception) -> float | None:

@@ -11,7 +11,7 @@ TRANSFERS_MAX = 3
 
 
 class Patience:
-    """Counts the time since the first failure running; heard() ends the run.
+    """Counts the time since the first failure running; heard() ends the run. `why`: what to say once it is over.
 
     Not the time before it: what has taken longer than timeout_s by itself deserves another try all the more.
     """
@@ -19,6 +19,7 @@ class Patience:
     def __init__(self, timeout_s: float, surroundings: Surroundings) -> None:
         self._timeout_s = timeout_s
         self._surroundings = surroundings
+        self.why = "the server cannot be reached"
         self.heard()
 
     def heard(self) -> None:
@@ -28,10 +29,15 @@ class Patience:
         self._delay_s = DELAY_S_FIRST
 
     def wait(self, delay_s: float | None = None, *, moved: bool = False) -> bool:
-        """Sleep before the next try: the given time, or half to all of a growing delay. False once patience is over.
+        """Sleep before the next try: the given time, or half to all of a growing delay. False once patience is over,
+        and where the server is known to have ended.
 
         moved: the failed call had moved many bytes; the time counts from here then, a few times running.
         """
+        end = self._surroundings.server_end()
+        if end:
+            self.why = end
+            return False
         now_s = self._surroundings.now_s()
         self._transfers += moved
         if self._until_s is None or (moved and self._transfers <= TRANSFERS_MAX):

@@ -88,7 +88,7 @@ class Session:
             self.transport.upload(header, flat, self.answer_s)
         except CallFailed as error:
             if not patience.wait(delay_of(error), moved=moved(error)):
-                raise ServerUnavailable(f"the parameters cannot be uploaded: {error}") from error
+                raise ServerUnavailable(f"the parameters cannot be uploaded: {patience.why}: {error}") from error
             return False
         except Refused as error:
             if error.reason != "NOT_UPLOADER":
@@ -118,7 +118,7 @@ class Session:
                 if isinstance(error, CallBroken) and broken == BROKEN_TRIES:
                     raise error.refusal from error
                 if not patience.wait(delay_of(error), moved=moved(error)):
-                    raise ServerUnavailable(f"the server cannot be reached: {error}") from error
+                    raise ServerUnavailable(f"{patience.why}: {error}") from error
 
     def patience(self) -> Patience:
         """As long as the user has said."""

@@ -21,6 +21,9 @@ class Surroundings(Protocol):
     def jitter(self) -> float:
         """A random number, at least 0 and below 1."""
 
+    def server_end(self) -> str:
+        """How the server has ended for good, where that is known; "" else."""
+
     def repeat(self, every_s: float, work: Callable[[], bool], name: str) -> Callable[[], None]:
         """Call work() in the background, first after every_s, so long after each end again, until it returns False.
 
@@ -42,6 +45,10 @@ class Machine:
     def jitter(self) -> float:
         """See Surroundings."""
         return random.random()
+
+    def server_end(self) -> str:
+        """See Surroundings."""
+        return ""
 
     def repeat(self, every_s: float, work: Callable[[], bool], name: str) -> Callable[[], None]:
         """See Surroundings. A daemon thread of that name."""

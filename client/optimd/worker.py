@@ -50,6 +50,7 @@ def connect(
     timeout_s: float = 60.0,
     push_dtype: str = "float32",
     pull_dtype: str = "float32",
+    _surroundings: Surroundings | None = None,
 ) -> Worker:
     """A worker of a job on the server at HOST:PORT; nothing is sent yet.
 
@@ -65,7 +66,8 @@ def connect(
         raise ValueError(f"expected {expected}, got {push_dtype!r} and {pull_dtype!r}")
     if observer == (worker is not None):
         raise ValueError(f"expected either a worker name or observer=True, got worker={worker!r}, observer={observer}")
-    return Worker(GrpcTransport(check_address(address)), Machine(), job, worker, timeout_s, push_dtype, pull_dtype)
+    transport, surroundings = GrpcTransport(check_address(address)), _surroundings or Machine()
+    return Worker(transport, surroundings, job, worker, timeout_s, push_dtype, pull_dtype)
 
 
 class Worker:

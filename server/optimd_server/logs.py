@@ -30,7 +30,8 @@ class LogLines:
         self._lines: queue.Queue[logging.LogRecord] = queue.Queue(LINES_MAX)
         written = logging.StreamHandler(sys.stderr)
         written.setFormatter(logging.Formatter(FORMAT))
-        logging.basicConfig(level=logging.INFO, handlers=[_LeavesOut(self._lines)])
+        # The formats of both handlers are applied, one after the other.
+        logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_LeavesOut(self._lines)])
         QueueListener(self._lines, written).start()
 
     def flush(self, wait_s: float) -> bool:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import os
 import pickle
+import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,12 +29,17 @@ START = {"w": np.zeros(4, np.float32)}
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("saved")
+
+
+@pytest.fixture(scope="module")
 def server() -> Iterator[optimd.ray.ServerHandle]:
     handle = optimd.ray.start(threads=1, num_cpus=1)
     yield handle
@@ -64,6 +74,13 @@ def children_of(pid: int) -> set[int]:
     return found
 
 
+def daemon_of(handle: Any) -> int:
+    """Its process."""
+    (shell,) = children_of(ray.get(handle.actor.__ray_call__.remote(lambda self: os.getpid())))
+    (daemon,) = children_of(shell)
+    return daemon
+
+
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -89,8 +106,10 @@ def test_tasks_and_actors_train_through_a_handle(server: optimd.ray.ServerHandle
 
 
 def test_a_handle_survives_pickling(server: optimd.ray.ServerHandle) -> None:
-    assert pickle.loads(pickle.dumps(server.address)) == server.address
-    assert ray.get(ray.put(server)).address == server.address
+    for same in (pickle.loads(pickle.dumps(server)), copy.deepcopy(server), ray.get(ray.put(server))):
+        assert same.address == server.address
+        assert "serving" not in same.log()
+        assert same.connect(job="j", observer=True).status
 
 
 def test_stop_ends_the_server_and_may_be_repeated() -> None:
@@ -106,14 +125,98 @@ def test_stop_ends_the_server_and_may_be_repeated() -> None:
 
 def test_a_killed_actor_leaves_no_server_behind() -> None:
     handle = optimd.ray.start(threads=1)
-
-    def process_id(self: Any) -> int:
-        return os.getpid()
-
-    pid = ray.get(handle.actor.__ray_call__.remote(process_id))
-    (child,) = children_of(pid)
+    daemon = daemon_of(handle)
     ray.kill(handle.actor)
-    eventually(lambda: not is_running(child), "the server to end", timeout_s=30)
+    eventually(lambda: not is_running(daemon), "the server to end", timeout_s=30)
+    with pytest.raises(optimd.ServerUnavailable, match="has ended with its actor"):
+        handle.connect(job="j", worker="w0")
+    handle.stop()
+
+
+def test_a_killed_server_ends_its_actor_and_everybody_is_told() -> None:
+    handle = optimd.ray.start(threads=1)
+
+    def push_on(handle: Any) -> str:
+        with handle.connect(job="k", worker="w0") as worker:
+            worker.ensure_job(START, optimd.SGD(1.0), optimd.Sync(1))
+            worker.pull()
+            try:
+                while True:
+                    worker.step({"w": np.ones(4, np.float32)})
+            except (optimd.OutcomeUnknown, optimd.ServerUnavailable) as error:
+                told = str(error)
+        return told
+
+    running = ray.remote(num_cpus=1, max_retries=0)(push_on).remote(handle)
+    observer = handle.connect(job="k", observer=True)
+    eventually(lambda: trains(observer), "the worker to push", timeout_s=60)
+    os.kill(daemon_of(handle), signal.SIGKILL)
+    began_s = time.monotonic()
+    expected = r"was killed by SIGKILL \(exit status 137\); the end of its log:[\s\S]*job k created by w0"
+    assert re.search(expected, ray.get(running, timeout=30))
+    for call in (observer.pull, lambda: handle.connect(job="k", worker="w1")):
+        with pytest.raises(optimd.ServerUnavailable, match=expected):
+            call()
+    handle.stop()
+    handle.stop()
+    assert time.monotonic() - began_s < 20
+    assert "job k created by w0" in handle.log()
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(handle.actor.log.remote(), timeout=30)
+
+
+def trains(observer: optimd.Worker) -> bool:
+    try:
+        return observer.status().global_step > 3
+    except optimd.Refused:
+        return False
+
+
+@pytest.mark.parametrize("host", [None, "0.0.0.0"])
+def test_an_insecure_server_is_reached_at_its_nodes_address(host: str | None, saved: Path) -> None:
+    """And takes the options of `optimd serve`: the second goes on where the first was stopped."""
+    handle = optimd.ray.start(host=host, insecure=True, threads=1, data_dir=saved, workers_max=1)
+    assert handle.address.rpartition(":")[0] == ray.util.get_node_ip_address()
+    with handle.connect(job="j", worker="w0") as worker, handle.connect(job="j", worker="w1") as second:
+        worker.ensure_job(START, optimd.SGD(1.0), optimd.Sync(1))
+        assert worker.pull()["w"][0] == (-1 if host else 0)
+        worker.step({"w": np.ones(4, np.float32)})
+        second.pull()
+        with pytest.raises(optimd.Refused, match="workers"):
+            second.step({"w": np.ones(4, np.float32)})
+    handle.stop()
+
+
+def test_a_server_that_could_not_save_says_so_when_it_is_stopped(tmp_path: Path) -> None:
+    handle = optimd.ray.start(threads=1, data_dir=tmp_path / "saved")
+    with handle.connect(job="j", worker="w0") as worker:
+        worker.ensure_job(START, optimd.SGD(1.0), optimd.Sync(1))
+        (tmp_path / "saved").rename(tmp_path / "gone")
+        (tmp_path / "saved").touch()
+    with pytest.raises(optimd.OptimdError, match="ended with exit status 1: "):
+        handle.stop()
+
+
+def test_the_servers_log_is_among_rays(server: optimd.ray.ServerHandle) -> None:
+    with server.connect(job="nowhere", observer=True) as observer, pytest.raises(optimd.Refused):
+        observer.pull()
+    refused = "UNKNOWN_JOB: expected a job of this server, got 'nowhere'"
+    eventually(lambda: refused in server.log(), "the refusal in the log")
+    folder = Path(ray._private.worker._global_node.get_logs_dir_path())
+    eventually(lambda: any(refused in path.read_text() for path in folder.glob("worker-*.err")), "it among Ray's")
+
+
+def test_an_address_of_another_node_is_a_clear_error() -> None:
+    with pytest.raises(
+        optimd.ServerUnavailable, match=r"192\.0\.2\.77 must be an address of the server's node, [\d.]+: "
+    ):
+        optimd.ray.start(host="192.0.2.77", insecure=True)
+
+
+def test_loopback_of_another_node_is_found_out_before_anything_is_sent(server: optimd.ray.ServerHandle) -> None:
+    away = dataclasses.replace(server, place=dataclasses.replace(server.place, ip="192.0.2.77"))
+    with pytest.raises(optimd.ServerUnavailable, match=r"of node 192\.0\.2\.77 alone, .*insecure=True"):
+        away.connect(job="j", worker="w0")
 
 
 def test_a_cluster_without_room_is_a_clear_error() -> None:

@@ -33,6 +33,10 @@ class Process:
         """See Surroundings."""
         return self._dice.random()
 
+    def server_end(self) -> str:
+        """See Surroundings."""
+        return ""
+
     def repeat(self, every_s: float, work: Callable[[], bool], name: str) -> Callable[[], None]:
         """See Surroundings."""
         stopped = [False]

@@ -47,6 +47,7 @@ class Outcome:
 def server_for(workers: int) -> Iterator[optimd.ray.ServerHandle]:
     """A local Ray cluster with room for the workers, and a server on it; both end with the context."""
     ray.init(
+        "local",  # a cluster that is there already would refuse num_cpus
         num_cpus=workers + 1,
         include_dashboard=False,
         logging_level=logging.ERROR,
