@@ -15,7 +15,7 @@ from optimdpb.errors import OptimdError, ServerUnavailable
 from optimd.address import check_address
 from optimd.patience import Patience
 from optimd.surroundings import Machine
-from optimd.transport import CallBroken, CallLost, CallThrottled, GrpcTransport, Transport
+from optimd.transport import CallBroken, CallLost, CallThrottled, GrpcTransport, NoServer, Transport
 
 EXIT_OK, EXIT_FAILED = 0, 1
 ADDRESS = "127.0.0.1:50051"
@@ -47,6 +47,8 @@ def ask(transport: Transport, address: str, method: str, request: Message) -> An
             return transport.call(method, request, TIMEOUT_S)
         except CallBroken as error:
             raise error.refusal from error
+        except NoServer as error:
+            raise ServerUnavailable(str(error)) from error
         except CallLost as error:
             raise ServerUnavailable(f"expected a server at {address}, it cannot be reached: {error}") from error
         except CallThrottled as error:

@@ -17,7 +17,7 @@ from optimd import tensors
 from optimd.delivery import WAIT_MARGIN_S, delay_of, moved
 from optimd.patience import Patience
 from optimd.surroundings import Surroundings
-from optimd.transport import CallBroken, CallFailed, Transport
+from optimd.transport import CallBroken, CallFailed, NoServer, Transport
 
 # Until the server has said how long it holds a waiting call.
 WAIT_S_ASSUMED = 20.0
@@ -114,6 +114,8 @@ class Session:
             try:
                 return attempt()
             except CallFailed as error:
+                if isinstance(error, NoServer):
+                    raise ServerUnavailable(str(error)) from error
                 broken += isinstance(error, CallBroken)
                 if isinstance(error, CallBroken) and broken == BROKEN_TRIES:
                     raise error.refusal from error

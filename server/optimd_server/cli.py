@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import os
 import resource
@@ -16,6 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, NoReturn
 
+from optimdpb.address import is_loopback, split_address
 from optimdpb.errors import Refused
 
 from optimd_server.logs import LogLines
@@ -47,7 +47,7 @@ def serve(argv: list[str]) -> int:
     """Run a server until a signal ends it. Returns 0 after an orderly end, 1 on failure, 2 on wrong usage."""
     options = parser().parse_args(argv)
     try:
-        host, port = _split_address(options.listen)
+        host, port = _listen_address(options.listen)
         _check_exposure(host, options.insecure)
         config = config_of(options)
     except ValueError as error:
@@ -175,19 +175,14 @@ def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
     threading.Thread(target=wait_for_end, name="optimd-stdin", daemon=True).start()
 
 
-def _split_address(address: str) -> tuple[str, int]:
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"--listen: expected HOST:PORT, got {address!r}")
-    return host, int(port)
+def _listen_address(text: str) -> tuple[str, int]:
+    try:
+        return split_address(text, port_min=0)
+    except ValueError as error:
+        raise ValueError(f"--listen: {error}") from None
 
 
 def _check_exposure(host: str, insecure: bool) -> None:
     """Anybody who reaches the port can read and change every job, so leaving loopback must be said aloud."""
-    name = host.strip("[]")
-    try:
-        loopback = ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        loopback = name == "localhost"
-    if not loopback and not insecure:
+    if not is_loopback(host) and not insecure:
         raise ValueError(f"--listen: {host} is not loopback and there is no TLS yet: add --insecure to allow it")

@@ -1,6 +1,6 @@
 """How calls reach the server. The only I/O of the client."""
 
-from optimd.transport.base import CallBroken, CallFailed, CallLost, CallThrottled, Transport
+from optimd.transport.base import CallBroken, CallFailed, CallLost, CallThrottled, NoServer, Transport
 from optimd.transport.grpc import GrpcTransport
 from optimd.transport.shared import NotShared, SharedMemory
 
@@ -10,6 +10,7 @@ __all__ = [
     "CallLost",
     "CallThrottled",
     "GrpcTransport",
+    "NoServer",
     "NotShared",
     "SharedMemory",
     "Transport",

@@ -27,6 +27,10 @@ class CallLost(CallFailed):
     moved = False
 
 
+class NoServer(CallLost):
+    """What answers at the address is for certain no server of optimd: not worth another try."""
+
+
 class CallBroken(CallFailed):
     """The server, or something on the way, failed at it: worth a few more tries. `refusal` says so to users."""
 

@@ -24,10 +24,11 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.address import is_loopback
 from optimd.encoding import Float32, Payload
-from optimd.transport.base import CallFailed, CallLost
+from optimd.transport.base import CallFailed, CallLost, NoServer
 from optimd.transport.failures import failure_of
 from optimd.transport.local import LocalConnection
 from optimd.transport.moving import BUFFERED_BYTES_MAX, LINK_BYTES_PER_S_MIN, LOOK_S, Moving
+from optimd.transport.nobody import why_nobody
 from optimd.transport.shared import NotShared, SharedMemory, check_reachable, fetch
 
 Float32s = NDArray[np.float32]
@@ -59,6 +60,8 @@ class GrpcTransport:
     def __init__(self, address: str) -> None:
         self._address = address
         self._closed = False
+        # Whether a server of optimd has ever answered here.
+        self._heard = False
         self.on_new_link: Callable[[], Callable[[], None] | None] = lambda: None
         self._link: _Link | None = None
         # Threads that are in a call, or were cut off in one, and over which link.
@@ -200,7 +203,7 @@ class GrpcTransport:
         try:
             answer = call(link)
         except grpc.RpcError as error:
-            failure = failure_of(error.code(), error.details() or "", _status_of(error))
+            failure = self._failure_of(error)
             error.__traceback__ = None  # the call is its own error: its frames would hold it, and all above, in a cycle
         except grpc.FutureCancelledError:
             failure = CallLost("the call was cancelled")
@@ -217,6 +220,7 @@ class GrpcTransport:
             raise
         else:
             self._calling.pop(me, None)
+            self._heard = True
             return answer
         self._calling.pop(me, None)
         if isinstance(failure, CallLost) and moving is not None:
@@ -225,6 +229,14 @@ class GrpcTransport:
             raise failure
         finally:
             del failure
+
+    def _failure_of(self, error: grpc.RpcError) -> Refused | CallFailed:
+        code, details, status = error.code(), error.details() or "", _status_of(error)
+        self._heard = self._heard or bool(status)
+        if self._heard or code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED):
+            return failure_of(code, details, status)
+        text, is_certain = why_nobody(self._address, code, details)
+        return NoServer(text) if is_certain else CallLost(text)
 
     def _check_process(self) -> None:
         if self._link is not None and self._link.pid != os.getpid():

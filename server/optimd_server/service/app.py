@@ -17,6 +17,7 @@ from optimd_server.service.handover import Handover
 from optimd_server.service.jobs import JobService
 from optimd_server.service.local import LocalServer
 from optimd_server.service.payloads import PayloadService
+from optimd_server.service.ports import check_port
 from optimd_server.service.workers import WorkerService
 
 _OPTIONS = (
@@ -80,6 +81,7 @@ class Service:
         return bound
 
     async def _bind(self, host: str, port: int) -> int:
+        check_port(host, port)
         try:
             bound = self._server.add_insecure_port(f"{host}:{port}")
         except RuntimeError as error:

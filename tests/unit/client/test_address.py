@@ -15,7 +15,20 @@ from tests.unit.client.fake_server import FakeServer
 
 
 @pytest.mark.parametrize(
-    "text", ["host", "", ":50051", "host:", "host:0", "host:65536", "host:x", "host:9" + "0" * 5000]
+    "text",
+    [
+        *("host", "", ":50051", "host:", "host:0", "host:65536", "host:x", "host:9" + "0" * 5000),
+        *(
+            "::1:50051",
+            "[::1:50051",
+            "::1]:50051",
+            "[::z]:50051",
+            "http://127.0.0.1:50051",
+            "https://host:1",
+            "a b:1",
+            "a/b:1",
+        ),
+    ],
 )
 def test_what_is_no_address_is_refused_before_anything_is_sent(text: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT, got"):
@@ -33,6 +46,8 @@ def test_what_is_no_address_is_refused_before_anything_is_sent(text: str) -> Non
         ("LOCALHOST:1", True),
         ("[::1]:1", True),
         ("dns:///localhost:1", True),
+        ("0.0.0.0:1", True),
+        ("[::]:1", True),
         ("10.0.0.1:1", False),
         ("localhost.example.org:1", False),
         ("127.0.0.1.example.org:1", False),
