@@ -16,6 +16,8 @@ from optimd.session import Session
 
 log = logging.getLogger(__name__)
 
+# Above it the server is asked for its limit before it is sent a specification.
+SPEC_BYTES_SURELY_TAKEN = 64 << 10
 IF_EXISTS = ("resume", "replace", "error")
 # With these a job of that name is there, and another one than was asked for.
 _IN_THE_WAY = ("JOB_MISMATCH", "JOB_FAILED")
@@ -51,6 +53,7 @@ class Creation:
     def run(self, layout: Layout, parameters: Mapping[str, NDArray[Any]]) -> JobStart:
         """Until the job has its parameters. Raises Refused, ServerUnavailable."""
         session, uploading, patience = self._session, False, self._session.patience()
+        self._check_size()
         while True:
             created = self._create()
             if created is None:
@@ -69,6 +72,17 @@ class Creation:
             uploading = True
             if session.upload(parameters, created.upload_token, patience):
                 return JobStart(created=True, global_step=0, finished=False)
+
+    def _check_size(self) -> None:
+        """Raises Refused(LIMIT_EXCEEDED): gRPC would refuse to carry it, and not say why."""
+        size = self._request.spec.ByteSize()
+        if size <= SPEC_BYTES_SURELY_TAKEN:
+            return
+        limit = self._session.call("GetServerInfo", pb.GetServerInfoRequest()).limits.spec_bytes_max
+        if limit and size > limit:
+            message = f"expected a specification of at most spec_bytes_max = {limit}, got {size}: take fewer tensors, "
+            message += "shorter names, or shorter schedules"
+            raise Refused("LIMIT_EXCEEDED", message, limit="spec_bytes_max", limit_value=limit, value=size)
 
     def _create(self) -> pb.CreateJobResponse | None:
         """None where another job was in the way, and is not any more."""

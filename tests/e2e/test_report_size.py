@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import optimd
+import pytest
 from optimd_server.runtime import ServerConfig
 from optimdpb.codec import schedule_to_proto
 from optimdpb.specs import SGD, Async, JobSpec, Layout, OneCycle, Sequence, Table, Tensor
@@ -60,3 +62,16 @@ def test_a_small_job_is_told_whole() -> None:
         assert [worker.worker for worker in report.workers] == ["w0"]
         assert [entry.change for entry in report.history] == ["ready", "paused"]
         assert (report.workers_left_out, report.history_left_out) == (0, 0)
+
+
+@pytest.mark.parametrize("width", [100, 200], ids=["fits a message", "fits none"])
+def test_a_specification_that_is_too_large_names_the_limit(width: int) -> None:
+    with (
+        ThreadServer(ServerConfig(threads=1)) as server,
+        optimd.connect(server.address, job="j", worker="w0", timeout_s=20) as worker,
+        pytest.raises(
+            optimd.Refused, match=r"at most spec_bytes_max = 2097152, got \d+: take fewer tensors"
+        ) as refused,
+    ):
+        worker.ensure_job({f"{i:0{width}}": np.zeros(1, np.float32) for i in range(20_000)}, SGD(0.1), Async())
+    assert (refused.value.reason, refused.value.metadata["limit"]) == ("LIMIT_EXCEEDED", "spec_bytes_max")
