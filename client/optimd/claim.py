@@ -22,7 +22,7 @@ class Claim:
     def __init__(self, surroundings: Surroundings) -> None:
         self._holder: dict[str, int] = {}
         self._surroundings = surroundings
-        self._left_s = surroundings.now_s()
+        self._left_s = self._entered_s = surroundings.now_s()
         self._is_closed = False
 
     def close(self) -> None:
@@ -37,6 +37,7 @@ class Claim:
         if holder != me and not self._taken_over(holder, me):
             message = f"expected one thread at a time in a worker, thread {me} came while thread {holder} is in a call"
             raise RuntimeError(f"{message}: give each thread a worker of its own")
+        self._entered_s = self._surroundings.now_s()
 
     def __exit__(self, *_: object) -> None:
         self._left_s = self._surroundings.now_s()
@@ -47,6 +48,10 @@ class Claim:
         if _lives(self._holder.get(_THREAD)):
             return 0.0
         return max(0.0, self._surroundings.now_s() - self._left_s)
+
+    def inside_s(self) -> float:
+        """How long somebody has been inside; 0 while nobody is."""
+        return self._surroundings.now_s() - self._entered_s if _lives(self._holder.get(_THREAD)) else 0.0
 
     def _taken_over(self, holder: int, me: int) -> bool:
         if _lives(holder):

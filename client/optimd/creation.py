@@ -52,6 +52,10 @@ class Creation:
 
     def run(self, layout: Layout, parameters: Mapping[str, NDArray[Any]]) -> JobStart:
         """Until the job has its parameters. Raises Refused, ServerUnavailable."""
+        with self._session.words.watching():
+            return self._run(layout, parameters)
+
+    def _run(self, layout: Layout, parameters: Mapping[str, NDArray[Any]]) -> JobStart:
         session, uploading, patience = self._session, False, self._session.patience()
         self._check_size()
         while True:

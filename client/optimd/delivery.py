@@ -166,7 +166,7 @@ class Delivery:
 
     def _pause(self, error: Exception) -> None:
         """Before another try. Raises OutcomeUnknown or ServerUnavailable once patience is over."""
-        if self._patience.wait(delay_of(error), moved=moved(error)):
+        if self._patience.wait(delay_of(error), moved=moved(error), why=error):
             return
         if self._maybe_taken:
             what = f"seq {self.header.seq} of epoch {self.header.epoch}"

@@ -21,7 +21,8 @@ TRANSPORT_DETAIL_MAX = 200
 class LeaseKeeper:
     """Sends a heartbeat every third of a lease in the background, from start() until stopped or refused.
 
-    joined_s: when Join was sent. idle_s: how long the program has not called its worker. `local_calls`: how the server
+    joined_s: when Join was sent. idle_s: how long the program has not called its worker. look: called behind each
+    heartbeat with the time that it may take. `local_calls`: how the server
     offered to be called, the last time that it was heard. `renewed_s`: when the last heartbeat that was answered went
     out. `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
     reported from here: the worker's next call meets them too.
@@ -35,12 +36,14 @@ class LeaseKeeper:
         joined: pb.JoinResponse,
         joined_s: float,
         idle_s: Callable[[], float],
+        look: Callable[[float], None],
     ) -> None:
         self._transport = transport
         self._surroundings = surroundings
         self._request = request
         self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
         self._idle_s = idle_s
+        self._look = look
         self._end: Callable[[], None] | None = None
         self._starts = 0
         self._is_over = self._is_abandoned = False
@@ -100,9 +103,12 @@ class LeaseKeeper:
         try:
             answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:
+            self._look(self._interval_s)
             return True  # the next beat tries again; a reply lost is still a sign of life received
         except OptimdError as error:
             self.expired = isinstance(error, Refused) and error.reason in ("LEASE_EXPIRED", "NOT_JOINED")
             return False
         self.local_calls, self.renewed_s = answer.local_calls, sent_s
+        if not self._is_over:
+            self._look(self._interval_s)
         return True

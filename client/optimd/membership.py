@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from optimdpb.errors import OptimdError
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd.claim import Claim
 from optimd.lease import LeaseKeeper
 from optimd.session import Session
 from optimd.transport import CallFailed, CallLost, NotShared, SharedMemory
@@ -35,14 +35,14 @@ class Membership:
     answered: it may write yet.
     """
 
-    def __init__(self, session: Session, worker: str, idle_s: Callable[[], float]) -> None:
+    def __init__(self, session: Session, worker: str, claim: Claim) -> None:
         self.worker = worker
         self.member: Member | None = None
         self.next_seq = 1
         self.memory_in_use = False
         self._memory_lost = False
         self._session = session
-        self._idle_s = idle_s
+        self._claim = claim
         self._keeper: LeaseKeeper | None = None
         # The token of an offer that was tried in vain; that of no offer is empty.
         self._no_calls = b""
@@ -87,7 +87,7 @@ class Membership:
         session.note_limits(joined.limits)
         request = pb.HeartbeatRequest(job=session.job, worker=self.worker, epoch=joined.epoch)
         self._keeper = keeper = LeaseKeeper(
-            session.transport, session.surroundings, request, joined, sent_s, self._idle_s
+            session.transport, session.surroundings, request, joined, sent_s, self._claim.idle_s, self._look
         )
         keeper.start()
         session.transport.on_new_link = weakref.WeakMethod(keeper.restart)
@@ -150,6 +150,9 @@ class Membership:
         """See LeaseKeeper.abandon."""
         if self._keeper is not None:
             self._keeper.abandon()
+
+    def _look(self, timeout_s: float) -> None:
+        self._session.words.look(self._claim.inside_s(), timeout_s)
 
     def _open_calls(self, keeper: LeaseKeeper) -> None:
         """Make steps over the server's unix socket, if it has one that can be reached from here."""

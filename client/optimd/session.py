@@ -18,6 +18,7 @@ from optimd.delivery import WAIT_MARGIN_S, delay_of, moved
 from optimd.patience import Patience
 from optimd.surroundings import Surroundings
 from optimd.transport import CallBroken, CallFailed, NoServer, Transport
+from optimd.words import Words
 
 # Until the server has said how long it holds a waiting call.
 WAIT_S_ASSUMED = 20.0
@@ -32,6 +33,7 @@ class Session:
         self.transport = transport
         self.surroundings = surroundings
         self.job = job
+        self.words = Words(transport, surroundings, job)
         self.wait_s = WAIT_S_ASSUMED
         self.step_bytes_max = 0
         self._timeout_s = timeout_s
@@ -87,13 +89,13 @@ class Session:
         try:
             self.transport.upload(header, flat, self.answer_s)
         except CallFailed as error:
-            if not patience.wait(delay_of(error), moved=moved(error)):
+            if not patience.wait(delay_of(error), moved=moved(error), why=error):
                 raise ServerUnavailable(f"the parameters cannot be uploaded: {patience.why}: {error}") from error
             return False
         except Refused as error:
             if error.reason != "NOT_UPLOADER":
                 raise
-            if not patience.wait():
+            if not patience.wait(why=error):
                 raise ServerUnavailable(f"the parameters cannot be uploaded: {error}") from error
             return False
         return True
@@ -119,12 +121,12 @@ class Session:
                 broken += isinstance(error, CallBroken)
                 if isinstance(error, CallBroken) and broken == BROKEN_TRIES:
                     raise error.refusal from error
-                if not patience.wait(delay_of(error), moved=moved(error)):
+                if not patience.wait(delay_of(error), moved=moved(error), why=error):
                     raise ServerUnavailable(f"{patience.why}: {error}") from error
 
     def patience(self) -> Patience:
         """As long as the user has said."""
-        return Patience(self._timeout_s, self.surroundings)
+        return Patience(self._timeout_s, self.surroundings, self.words)
 
     def note_limits(self, limits: pb.Limits) -> None:
         """The server has told them."""

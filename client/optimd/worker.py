@@ -97,7 +97,7 @@ class Worker:
         self.name = worker
         self._session = Session(transport, surroundings, job, timeout_s)
         self._claim = Claim(surroundings)
-        self._membership = Membership(self._session, worker or "", self._claim.idle_s)
+        self._membership = Membership(self._session, worker or "", self._claim)
         self._puller = Puller(self._session, self._membership, pull_dtype)
         self._pusher = Pusher(self._session, self._membership, self._puller, push_dtype)
         self._base: pb.Version | None = None
@@ -337,7 +337,8 @@ class Worker:
         session = self._session
         request = pb.CreateSnapshotRequest(job=self.job)
         timeout_s = session.answer_s + VECTORS_MAX * session.layout.size_bytes / DISK_BYTES_PER_S_MIN
-        saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
+        with session.words.watching():
+            saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
         return str(saved.snapshot)
 
     def delete_job(self, *, with_snapshots: bool = False) -> None:

@@ -168,8 +168,8 @@ class World:
             self.checkers.lost_everything()
         find_or_create = runtime.find_or_create
 
-        def watched(name: str, spec: Any) -> JobHost:
-            host = find_or_create(name, spec)
+        def watched(name: str, spec: Any, **options: Any) -> JobHost:
+            host = find_or_create(name, spec, **options)
             if name == JOB and "handle" not in vars(host.machine):
                 self._watch(host)
             return host

@@ -52,7 +52,7 @@ def keeper(beats: Beats, idle_s: float = 0.0) -> LeaseKeeper:
     """Started."""
     joined = pb.JoinResponse(epoch=3, lease_ms=int(LEASE_S * 1000))
     request = pb.HeartbeatRequest(job="j", worker="w0", epoch=3)
-    lease = LeaseKeeper(beats, Machine(), request, joined, 0.0, lambda: idle_s)  # type: ignore[arg-type]
+    lease = LeaseKeeper(beats, Machine(), request, joined, 0.0, lambda: idle_s, lambda _: None)  # type: ignore[arg-type]
     lease.start()
     return lease
 

@@ -1,0 +1,77 @@
+"""What a call waits for, in the log: nobody should have to guess why a program stands still."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from optimdpb.errors import OptimdError
+from optimdpb.v1 import optimd_pb2 as pb
+
+from optimd.surroundings import Surroundings
+from optimd.transport import CallFailed, Transport
+
+log = logging.getLogger(__name__)
+
+# A call that has taken so long says why, and the same again after so long.
+SILENCE_S = 5.0
+REPEAT_S = 60.0
+REASONS_MAX = 100
+_NUMBER = re.compile(r"\b\d[\d.]*\b")
+
+
+class Words:
+    """One worker's. A reason is the same whatever numbers are in it."""
+
+    def __init__(self, transport: Transport, surroundings: Surroundings, job: str) -> None:
+        self._transport = transport
+        self._surroundings = surroundings
+        self._job = job
+        self._said_s: dict[str, float] = {}
+        self._next_look_s = 0.0
+
+    def look(self, waited_s: float, timeout_s: float) -> None:
+        """In the background of a call: if it has taken so long, ask the server what the job waits for."""
+        if waited_s < SILENCE_S:
+            self._next_look_s = 0.0
+            return
+        if waited_s < self._next_look_s:
+            return
+        self._next_look_s = min(2 * waited_s, waited_s + REPEAT_S)
+        try:
+            report = self._transport.call("GetJob", pb.GetJobRequest(job=self._job), timeout_s)
+        except CallFailed as error:
+            why = f"the server cannot be reached: {error}"
+        except OptimdError as error:
+            why = str(error)
+        else:
+            nothing = f"the job is at step {report.header.step} and waits for nobody: the call is under way"
+            why = report.waiting_for or nothing
+        self.say(why, waited_s)
+
+    def say(self, why: str, waited_s: float) -> None:
+        """Into the log, if a call has waited so long for that and it was not said a short while ago."""
+        now_s, reason = self._surroundings.now_s(), _NUMBER.sub("#", why)
+        if waited_s < SILENCE_S or now_s - self._said_s.get(reason, -REPEAT_S) < REPEAT_S:
+            return
+        if len(self._said_s) >= REASONS_MAX:
+            self._said_s.clear()
+        self._said_s[reason] = now_s
+        log.warning("job %r: waiting for %.0f s: %s", self._job, waited_s, why)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look after a call in the background for which no heartbeat does."""
+        begun_s, surroundings = self._surroundings.now_s(), self._surroundings
+
+        def look() -> bool:
+            self.look(surroundings.now_s() - begun_s, SILENCE_S)
+            return True
+
+        end: Callable[[], None] = surroundings.repeat(SILENCE_S, look, f"optimd-watch-{self._job}")
+        try:
+            yield
+        finally:
+            end()
