@@ -75,6 +75,7 @@ from optimdpb.specs import (
 
 from optimd.changes import Change
 from optimd.creation import JobStart
+from optimd.grouping import groups
 from optimd.range_test import RangeTestResult
 from optimd.results import HistoryEntry, JobStatus, PushResult, StepResult, WorkerStatus
 from optimd.worker import Worker, connect
@@ -161,4 +162,5 @@ __all__ = [
     "WorkerStatus",
     "Yogi",
     "connect",
+    "groups",
 ]

@@ -38,6 +38,12 @@ from optimdpb.specs.schedules import (
     Schedule,
     Step,
 )
+from optimdpb.specs.spellings import understand
+
+for _each in list(vars().values()):
+    if isinstance(_each, type) and issubclass(_each, Optimizer | Schedule) and _each not in (Optimizer, Schedule):
+        understand(_each)
+del _each
 
 __all__ = [
     "LAMB",
