@@ -21,6 +21,11 @@ Array = NDArray[Any]
 Turn = tuple[Array, list[Array]]
 
 
+def _cores() -> int:
+    """Cores that this process may run on; where the system does not say, all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Copier:
     """Fills vectors that a thread of an earlier copy, cut off by an interrupt, must not write to any more."""
 
@@ -34,7 +39,7 @@ class Copier:
         """
         self.stop()
         small = target.nbytes < THREADED_BYTES_MIN
-        threads = 1 if small else min(THREADS_MAX, len(os.sched_getaffinity(0)))
+        threads = 1 if small else min(THREADS_MAX, _cores())
         if threads == 1:
             _fill(target, list(sources))
             return

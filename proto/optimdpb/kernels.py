@@ -18,7 +18,10 @@ _INFINITY_BITS = 0x7F800000
 
 def kernel(function: Function) -> Function:
     """Compile once, run without the interpreter's lock, with IEEE division and no fastmath."""
-    compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    try:
+        compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder that it could keep them in: each process compiles for itself
+        compiled = numba.njit(nogil=True, error_model="numpy")(function)
     return compiled  # type: ignore[no-any-return]
 
 

@@ -31,7 +31,13 @@ def _choose_kernel_cache() -> None:
     except (OSError, RuntimeError):
         own = usable = False
     if not usable:
-        copy = Path(tempfile.mkdtemp(prefix="optimd-kernels-"))
+        try:
+            copy = Path(tempfile.mkdtemp(prefix="optimd-kernels-"))
+        except OSError as error:
+            remedy = "set NUMBA_CACHE_DIR, or mount a tmpfs at /tmp"
+            raise SystemExit(
+                f"optimd: compiled kernels need a folder that can be written: {remedy} ({error})"
+            ) from None
         if own:
             shutil.copytree(folder, copy, dirs_exist_ok=True)
         folder = copy

@@ -6,8 +6,10 @@ import os
 import tempfile
 from pathlib import Path
 
+import numba.core.caching
 import optimd_server
 import pytest
+from optimdpb.kernels import kernel
 
 
 @pytest.fixture
@@ -50,3 +52,18 @@ def test_a_folder_of_somebody_else_is_not_used(chosen: Path, tmp_path: Path, mon
     other = choose()
     assert other.parent == tmp_path / "temporary"
     assert list(other.iterdir()) == []
+
+
+def test_where_nothing_can_be_written_it_ends_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    with pytest.raises(SystemExit, match="set NUMBA_CACHE_DIR, or mount a tmpfs at /tmp"):
+        optimd_server._choose_kernel_cache()
+
+
+def test_where_nothing_can_be_kept_a_worker_compiles_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
+    assert kernel(lambda number: number + 1)(1) == 2

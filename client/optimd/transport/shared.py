@@ -24,7 +24,10 @@ Float32s = NDArray[np.float32]
 CONNECT_S_MAX = 5.0
 KNOCK_S = 0.01
 DESCRIPTORS_MAX = 8
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_MAP_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
+# Of linux/fcntl.h: Python has them there alone, and the client is imported elsewhere, too.
+_GET_SEALS = 1034
+_SEALS = 0x2 | 0x4
 
 
 class NotShared(Exception):
@@ -118,12 +121,12 @@ def _map(descriptor: int, payload_bytes: int, *, writable: bool) -> Float32s:
     """The vector in a memfd. Raises NotShared."""
     try:
         size_bytes = os.fstat(descriptor).st_size
-        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        seals = fcntl.fcntl(descriptor, _GET_SEALS)
         if size_bytes < payload_bytes or seals & _SEALS != _SEALS:
             expected = f"at least {payload_bytes} bytes sealed with {_SEALS:#x}"
             raise NotShared(f"expected memory of {expected}, got {size_bytes} bytes sealed with {seals:#x}")
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        mapped = mmap.mmap(descriptor, payload_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, protection)
+        mapped = mmap.mmap(descriptor, payload_bytes, mmap.MAP_SHARED | _MAP_POPULATE, protection)
     except OSError as error:
         raise NotShared(f"expected memory to map, got a descriptor that is none: {error}") from error
     data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
