@@ -53,6 +53,12 @@ class Membership:
         return 0 if self.member is None else self.member.joined.epoch
 
     @property
+    def header(self) -> pb.Header:
+        """Where the job was at the Join."""
+        assert self.member is not None
+        return self.member.joined.header
+
+    @property
     def memory(self) -> SharedMemory | None:
         """Shared with the server, None where there is none."""
         return None if self.member is None else self.member.memory

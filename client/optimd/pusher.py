@@ -67,7 +67,10 @@ class Pusher:
         if whole is None:
             gradients = tensors.gradients_of(layout, gradients, cast=self.casts)
         if base is None:
-            raise ValueError("expected parameters to be pulled before a gradient is pushed")
+            message = (
+                "expected parameters to be pulled before a gradient is pushed, so that it is known which ones it was"
+            )
+            raise ValueError(f"{message} taken at: call pull(). Only who created the job has them without")
         self._settle_open()
         self._membership.prepare()
         buffers = self._buffers

@@ -7,6 +7,7 @@ import json
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.command import ADDRESS, EXIT_FAILED, EXIT_OK, address_of, ask, complain, printable, run, who
+from optimd.session import Session
 from optimd.transport import Transport
 
 LR_START, LR_END, STEPS = 1e-6, 10.0, 200
+# Pulls (True) or makes a step (False) and tells the lineage of the parameters that came, None if it is not known.
+Trains = Callable[[bool], str | None]
 SWEEPS = ("exponential", "linear")
 POLL_INTERVAL_S = 0.2
 
@@ -85,6 +89,36 @@ def start_request(
         steps=steps,
         sweep=f"SWEEP_{sweep.upper()}",
     )
+
+
+def take_part(session: Session, start: pb.StartRangeTestRequest, trains: Trains) -> RangeTestResult:
+    """Start the range test or join in, and train until it is over. Raises Refused, and what training raises."""
+    while True:
+        session.call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
+        report = _report(session)
+        if report.request_id != start.request_id:
+            message = f"expected range test {start.request_id!r}, another one took its place: {report.request_id!r}"
+            raise Refused("NO_RANGE_TEST", message)
+        if report.done:
+            return result_of(report)
+        lineage = report.header.lineage
+        now = trains(True)
+        # Once the sweep has begun its end changes the lineage; before, the test may end without.
+        while now == lineage and not report.done and report.request_id == start.request_id:
+            now = trains(False)
+            if not report.rounds:
+                report = _report(session)
+
+
+def _report(session: Session) -> pb.GetRangeTestResponse:
+    """Of the job's last range test; of one without a name where there is none."""
+    try:
+        report: pb.GetRangeTestResponse = session.call("GetRangeTest", pb.GetRangeTestRequest(job=session.job))
+    except Refused as error:
+        if error.reason != "NO_RANGE_TEST":
+            raise
+        return pb.GetRangeTestResponse()
+    return report
 
 
 def result_of(message: pb.GetRangeTestResponse) -> RangeTestResult:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from optimdpb.codec import job_spec_to_proto
-from optimdpb.errors import OutcomeUnknown, Refused, ServerUnavailable
+from optimdpb.errors import JobReplaced, OutcomeUnknown, Refused, ServerUnavailable
 from optimdpb.specs import Clip, Consistency, Group, JobSpec, Optimizer, Schedule
 from optimdpb.v1 import optimd_pb2 as pb
 
@@ -22,15 +22,17 @@ from optimd.arrays import parameters_of
 from optimd.changes import Change, change_of, change_request
 from optimd.claim import Claim
 from optimd.creation import Creation, JobStart
+from optimd.delivery import Sent
 from optimd.encoding import PULL_DTYPES, PUSH_DTYPES
 from optimd.membership import Membership
 from optimd.puller import Puller
 from optimd.pusher import Pusher
-from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
+from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, start_request, take_part
 from optimd.results import JobStatus, Parameters, PushResult, StepResult, push_result, status_from_proto
 from optimd.session import Session
 from optimd.surroundings import Machine, Surroundings
 from optimd.transport import GrpcTransport, Transport
+from optimd.unapplied import Unapplied
 
 T = TypeVar("T")
 Arrays = Mapping[str, NDArray[Any]]
@@ -50,6 +52,7 @@ def connect(
     timeout_s: float = 60.0,
     push_dtype: str = "float32",
     pull_dtype: str = "float32",
+    on_rejected: str = "raise",
     _surroundings: Surroundings | None = None,
 ) -> Worker:
     """A worker of a job on the server at HOST:PORT; nothing is sent yet.
@@ -59,7 +62,9 @@ def connect(
     the server holds open is not bounded by it. push_dtype, pull_dtype: how gradients and parameters travel, "float32",
     "bfloat16", and for gradients "int8" (what it loses is carried over to the next push); they save bytes on a network
     and do nothing to models below 64 KiB or in shared memory. A proxy that the environment names (http_proxy, no_proxy)
-    is used, but not for loopback addresses. Raises ValueError for an address without a port.
+    is used, but not for loopback addresses. on_rejected: of pushes that come to nothing "raise" warns once for each
+    kind, and raises PushesNotApplied after 5 running (not counting what a slow worker is late with), or JobReplaced if
+    the job is another one now; "warn" warns alone, "ignore" does nothing. Raises ValueError for no port in an address.
     """
     if push_dtype not in PUSH_DTYPES or pull_dtype not in PULL_DTYPES:
         expected = f"push_dtype of {PUSH_DTYPES} and pull_dtype of {PULL_DTYPES}"
@@ -67,7 +72,7 @@ def connect(
     if observer == (worker is not None):
         raise ValueError(f"expected either a worker name or observer=True, got worker={worker!r}, observer={observer}")
     transport, surroundings = GrpcTransport(check_address(address)), _surroundings or Machine()
-    return Worker(transport, surroundings, job, worker, timeout_s, push_dtype, pull_dtype)
+    return Worker(transport, surroundings, job, worker, timeout_s, push_dtype, pull_dtype, on_rejected)
 
 
 class Worker:
@@ -92,6 +97,7 @@ class Worker:
         timeout_s: float,
         push_dtype: str = "float32",
         pull_dtype: str = "float32",
+        on_rejected: str = "raise",
     ) -> None:
         self.job = job
         self.name = worker
@@ -100,6 +106,7 @@ class Worker:
         self._membership = Membership(self._session, worker or "", self._claim)
         self._puller = Puller(self._session, self._membership, pull_dtype)
         self._pusher = Pusher(self._session, self._membership, self._puller, push_dtype)
+        self._unapplied = Unapplied(self._session, on_rejected)
         self._base: pb.Version | None = None
         weakref.finalize(self, _dropped, self._membership, os.getpid()).atexit = False
 
@@ -156,8 +163,12 @@ class Worker:
         with self._claim:
             start = creation.run(layout, arrays)
             self._pusher.casts = cast_to_float32
+            self._unapplied.begin()
             if self.name is not None:
                 self._membership.join()
+                header = self._membership.header
+                if start.created and header.step == 0:
+                    self._base = pb.Version(lineage=header.lineage, step=0)
         return start
 
     def pull(self, view: str = "train", *, copy: bool = True) -> Parameters:
@@ -179,6 +190,7 @@ class Worker:
     def _pull(self, view: str, *, copy: bool) -> Parameters:
         parameters, base = self._puller.pull(view, copy=copy)
         self._base = base
+        self._unapplied.pulled(base)
         return parameters
 
     def _given(self, call: Callable[[], T]) -> T:
@@ -206,13 +218,24 @@ class Worker:
 
         gradients: float32, exactly the layout's names and shapes, for a buffer its value; read, not kept. weight:
         examples behind it, > 0. Raises InvalidGradient before anything is sent, EpochSuperseded, ServerUnavailable (it
-        does not count), and OutcomeUnknown (it may count; the next push or step finds out first).
+        does not count), OutcomeUnknown (it may count; the next push or step finds out first), and as on_rejected says.
         """
         self._check_worker()
         with self._claim:
             self._check_views(surely=False)
-            answer, _ = self._pusher.push(gradients, self._base, weight, loss, pull=False)
+            answer, _ = self._push(gradients, weight, loss, pull=False)
             return push_result(answer.outcome, answer.header, answer.finished)
+
+    def _push(self, gradients: Arrays, weight: float, loss: float | None, *, pull: bool) -> Sent:
+        base = self._base
+        sent = self._pusher.push(gradients, base, weight, loss, pull=pull)
+        assert base is not None
+        try:
+            self._unapplied.pushed(base, sent[0])
+        except JobReplaced:
+            self._base = None
+            raise
+        return sent
 
     def step(
         self, gradients: Arrays, *, weight: float = 1.0, loss: float | None = None, copy: bool = True
@@ -232,7 +255,7 @@ class Worker:
         return self._given(step)
 
     def _step(self, gradients: Arrays, weight: float, loss: float | None, *, copy: bool) -> StepResult:
-        answer, flat = self._pusher.push(gradients, self._base, weight, loss, pull=True)
+        answer, flat = self._push(gradients, weight, loss, pull=True)
         result = push_result(answer.outcome, answer.header, answer.finished)
         given = None if flat is None else self._puller.given(flat, copy=copy)
         if given is None or not isinstance(answer, pb.StepResponse):
@@ -306,31 +329,19 @@ class Worker:
         "linear". Raises Refused(WRONG_STATE, INVALID_UPDATE), and as step().
         """
         start = start_request(self.job, self.name or "observer", name, lr_start, lr_end, steps, sweep)
-        while True:
-            self._session.call("StartRangeTest", start)  # again, too: a server that lost its state has lost the test
-            report = self._range_test_report()
-            if report.request_id != name:
-                message = f"expected range test {name!r}, another one took its place: {report.request_id!r}"
-                raise Refused("NO_RANGE_TEST", message)
-            if report.done:
-                return result_of(report)
-            lineage, parameters = report.header.lineage, self.pull()
-            # Once the sweep has begun its end changes the lineage; before, the test may end without.
-            while self._base is not None and self._base.lineage == lineage and not _is_over(report, name):
+        parameters: Parameters = {}
+
+        def train(pulls: bool) -> str | None:
+            nonlocal parameters
+            if pulls:
+                parameters = self.pull()
+            else:
                 gradients, weight, loss = compute(parameters)
                 parameters = self.step(gradients, weight=weight, loss=loss).parameters
-                if not report.rounds:
-                    report = self._range_test_report()
+            return None if self._base is None else self._base.lineage
 
-    def _range_test_report(self) -> pb.GetRangeTestResponse:
-        """Of the job's last range test; of one without a name where there is none."""
-        try:
-            report: pb.GetRangeTestResponse = self._session.call("GetRangeTest", pb.GetRangeTestRequest(job=self.job))
-        except Refused as error:
-            if error.reason != "NO_RANGE_TEST":
-                raise
-            return pb.GetRangeTestResponse()
-        return report
+        with self._unapplied.off():  # where the rate is too high gradients come to nothing
+            return take_part(self._session, start, train)
 
     def snapshot(self) -> str:
         """Save the whole job now; its path on the server's machine. Raises Refused(NO_DATA_DIRECTORY, ...)."""
@@ -381,10 +392,6 @@ class Worker:
 
 def _ended_well(error: BaseException | None) -> bool:
     return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
-
-
-def _is_over(report: pb.GetRangeTestResponse, name: str) -> bool:
-    return report.done or report.request_id != name
 
 
 def _dropped(membership: Membership, process: int) -> None:

@@ -12,6 +12,8 @@ OptimdError
 │   └── NotServed           in the contract, but not served yet
 ├── ServerUnavailable       the server could not be reached in the time given; nothing is known to have happened
 ├── OutcomeUnknown          a push was sent and its outcome could not be learned in the time given
+├── PushesNotApplied        several pushes running were rejected or discarded; `reason` of the last one
+├── JobReplaced             the job that a worker trained is gone, the server has a new one of its name
 └── ForkedWorker            a connection was carried across a fork
 """
 
@@ -236,6 +238,18 @@ class ServerUnavailable(OptimdError):
 
 class OutcomeUnknown(OptimdError):
     """A push was sent and its outcome could not be learned in the time given: it may or may not count."""
+
+
+class PushesNotApplied(OptimdError):
+    """Several pushes running were rejected or discarded: the worker trains nothing. `reason`: of the last one."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class JobReplaced(OptimdError):
+    """The job that this worker trained is gone, and the server has a new one of its name: pull to train that one."""
 
 
 class ForkedWorker(OptimdError):

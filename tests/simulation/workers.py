@@ -56,7 +56,7 @@ class SimulatedWorker(Process):
         world, goes_on = self.world, True
         while goes_on:
             transport = SimulatedTransport(world.network, world.loop, self.name, 8, self._sent)
-            goes_on = self._use(Worker(transport, self, JOB, self.name, PATIENCE_S))
+            goes_on = self._use(Worker(transport, self, JOB, self.name, PATIENCE_S, on_rejected="ignore"))
             if goes_on:
                 goes_on = self._drop(transport)
 

@@ -25,6 +25,8 @@ LOCAL: dict[str, OptimdError] = {
         errors.NotServed("method Stage"),
         errors.ServerUnavailable("the server cannot be reached"),
         errors.OutcomeUnknown("the outcome of push 7 is not known"),
+        errors.PushesNotApplied("5 pushes came to nothing", "too_large"),
+        errors.JobReplaced("the job is gone"),
         errors.ForkedWorker("connect again"),
         UnknownJob("no job 'j'"),
         NoSuggestion("the losses suggest no rate"),

@@ -91,6 +91,8 @@ def test_pulled_parameters_belong_to_the_caller(worker: optimd.Worker) -> None:
 def test_a_push_needs_parameters_it_was_taken_at(server: FakeServer) -> None:
     with optimd.connect(server.address, job="j", worker="w0") as worker:
         worker.ensure_job(START, optimd.SGD(0.1), optimd.Sync(1))
+    with optimd.connect(server.address, job="j", worker="w1") as worker:
+        worker.ensure_job(START, optimd.SGD(0.1), optimd.Sync(1))
         with pytest.raises(ValueError, match="expected parameters to be pulled"):
             worker.push(GRADIENT)
 
