@@ -10,6 +10,7 @@ import copy
 import gc
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,8 +27,9 @@ ENDS = ("close", "close_fd", "stop")
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Failed jobs have much to say."""
+def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Failed jobs have much to say, and who listens to threads that end by an error keeps all they had."""
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
