@@ -1,7 +1,7 @@
 """The Python client of optimd, the optimizer daemon.
 
     with optimd.connect("127.0.0.1:50051", job="digits", worker="w0") as worker:
-        worker.ensure_job(parameters=..., optimizer=optimd.Adam(lr=1e-3), consistency=optimd.Sync(workers=4))
+        worker.ensure_job(parameters, optimizer=optimd.Adam(lr=1e-3), consistency=optimd.Sync(workers=1))
         params = worker.pull()
         result = worker.step(gradients, weight=len(batch), loss=loss)
         worker.set_schedules({"lr": optimd.SGDR(1e-3, 1e-5, period=500)}, at_step=2000)

@@ -18,6 +18,7 @@ import optimd
 import pytest
 
 from tests.e2e.scene import eventually
+from tests.support.blocks import blocks, example
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 import optimd.ray  # noqa: E402
@@ -227,3 +228,15 @@ def test_a_cluster_without_room_is_a_clear_error() -> None:
 def test_a_server_that_cannot_start_is_a_clear_error() -> None:
     with pytest.raises(optimd.ServerUnavailable, match=r"did not come up \(exit status 2\).*is not loopback"):
         optimd.ray.start(host="0.0.0.0")
+
+
+def test_the_page_on_ray_and_the_docstring_run(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (page,) = (block.text for block in blocks() if block.page == "docs/ray.md")
+    exec(page, {})
+    assert "job line created by w" in capsys.readouterr().out
+    assert optimd.ray.__doc__ is not None
+    names: dict[str, Any] = {"optimd": optimd, "ray": ray}
+    exec(example(optimd.ray.__doc__).replace("/data/optimd", str(saved / "docstring")), names)
+    ray.get(names["train"].remote(names["server"], "w0"), timeout=60)
+    names["server"].stop()
+    assert (saved / "docstring").exists()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -62,17 +64,56 @@ def program(name: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_its_workers_train_and_find_nothing_to_do_the_second_time(tmp_path: Path) -> None:
-    """As two times `docker compose up` on one volume."""
+def instruction(dockerfile: str, name: str) -> Any:
+    """The value of an instruction that is a list, or of a part of it that is."""
+    lines = (DEPLOY / "docker" / dockerfile).read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name} "))
+    return json.loads(line[line.index("[") :])
+
+
+def started(data: Path) -> tuple[subprocess.Popen[str], str]:
+    """What the server's image runs, on a free port, and its address from this machine."""
+    assert instruction("Dockerfile", "ENTRYPOINT") == ["optimd"]
+    arguments = {"0.0.0.0:50051": "0.0.0.0:0", "/data": str(data)}
+    command = [arguments.get(word, word) for word in instruction("Dockerfile", "CMD")]
+    server = subprocess.Popen([sys.executable, "-m", "optimd", *command], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    line = server.stdout.readline()
+    assert line.startswith("serving on 0.0.0.0:")
+    return server, f"127.0.0.1:{line.rpartition(':')[2].strip()}"
+
+
+def test_two_times_up_train_and_then_find_nothing_to_do(tmp_path: Path) -> None:
+    """As two times `docker compose up` and `stop` on one volume, with the commands of the images and of the file."""
     pytest.importorskip("sklearn")
-    for expected in (r"w\d: 20 steps, last loss \d", r"w\d: 0 steps$"):
-        with ServerProcess("--data-dir", str(tmp_path)) as server:
-            workers = [program("worker.py", server.address, f"w{index}", str(index), "2", "20") for index in range(2)]
+    for expected, told in ((r"w\d: 20 steps, last loss \d", ""), (r"w\d: 0 steps$", "has finished at step 20")):
+        server, address = started(tmp_path)
+        try:
+            python, script, _ = instruction("Dockerfile", "HEALTHCHECK")
+            assert python == "python"
+            assert program(script, address).wait(30) == 0, "workers are started once this says so"
+            workers = []
+            for index in range(2):
+                python, script = instruction("Dockerfile.worker", "ENTRYPOINT")
+                _, *same, steps = SERVICES[f"worker-{index}"]["command"]
+                assert int(steps) >= 20
+                workers.append(program(script, address, *same, "20"))
             for worker in workers:
                 said, error = worker.communicate(timeout=90)
-                assert (worker.returncode, error) == (0, "")
+                assert worker.returncode == 0, error
+                assert told in error
+                assert bool(told) == bool(error)
                 assert re.match(expected, said.strip())
-            assert server.terminate() == 0
+        finally:
+            server.terminate()
+        assert server.wait(60) == 0
+
+
+def test_the_commands_that_build_the_server_s_image_run() -> None:
+    lines = (DEPLOY / "docker" / "Dockerfile").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("RUN python -c "))
+    command = [sys.executable, *shlex.split(line)[2:]]
+    subprocess.run(command, check=True, timeout=100)
 
 
 def test_health_is_one_line_and_a_status() -> None:

@@ -1,11 +1,13 @@
 """A server inside Ray: an actor that runs the daemon as its child, and a handle to connect to it from any task.
 
-server = optimd.ray.start(data_dir="/data/optimd")      # any option of `optimd serve`, by its name
+    server = optimd.ray.start(data_dir="/data/optimd")      # any option of `optimd serve`, by its name
 
-@ray.remote
-def train(server, name):
-    with server.connect(job="digits", worker=name) as worker:      # in the task, not before
-        ...
+    @ray.remote
+    def train(server, name):
+        with server.connect(job="digits", worker=name) as worker:
+            ...
+
+Connect in the task, not before: a Worker is a connection and cannot be shipped.
 """
 
 from __future__ import annotations
