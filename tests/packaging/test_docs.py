@@ -57,6 +57,7 @@ def pasted(server: ServerProcess) -> dict[str, Any]:
 def test_every_block_is_run_or_covered() -> None:
     for block in BLOCKS:
         is_run = block in README_CODE or block in README_CONSOLE or "RULE = Rule(" in block.text
+        is_run = is_run or (block.page == "docs/optimizers.md" and block.language == "python")
         is_drawing = block.page == "ARCHITECTURE.md" and not block.language
         assert is_run or is_drawing or block.page in PAGES_ELSEWHERE or block.first_line in COVERED, block
     for page, test in PAGES_ELSEWHERE.items():
@@ -170,3 +171,10 @@ from optimdpb.specs import SGDW as Mine
     largest = module.update(w, gradient, np.empty((0, 2), np.float32), 0, 2, row)
     assert w.tolist() == pytest.approx([0.9, -1.95])
     assert np.uint32(largest >> 1).view(np.float32) == np.float32(1.95)
+
+
+def test_the_schedules_of_the_page_for_users_of_torch_are_schedules() -> None:
+    for block in BLOCKS:
+        if block.page == "docs/optimizers.md":
+            schedule = eval(block.text, {"optimd": optimd, "W": 10, "N": 100, "lr": 0.1})
+            optimd.SGD(lr=schedule)
