@@ -51,7 +51,7 @@ class Stage:
 
 
 def round_not_open(stage: Stage) -> None:
-    stage.start(stage.join("a", optimd.Sync(4)).step, ONES)
+    stage.start(stage.join("a", optimd.Sync(3)).step, ONES)
 
 
 def round_waits(stage: Stage) -> None:
@@ -123,7 +123,7 @@ def snapshot(stage: Stage) -> None:
 
 
 WAITS: dict[str, tuple[Callable[[Stage], None], str]] = {
-    "the round is not open": (round_not_open, "round 0 opens with 4 workers: 1 live"),
+    "the round is not open": (round_not_open, "round 0 opens with 3 workers: 1 live"),
     "the round waits for another": (round_waits, "round 0 waits for b ("),
     "a push, too": (push_waits, "round 0 waits for b ("),
     "one has died": (a_worker_that_died, "round 0 closes with 2 workers: 1 live"),
