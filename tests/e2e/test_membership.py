@@ -172,7 +172,7 @@ def test_below_workers_min_a_round_stays_open_and_says_why(crew: Crew) -> None:
     w0, w1 = crew.join("w0", workers_min=2), crew.join("w1", workers_min=2)
     waiting = crew.push(w0, 1.0)
     w1.leave()
-    assert w0.status().waiting_for == "round 0 closes with 2 workers: 1 live"
+    assert w0.status().waiting_for == "round 0 closes with 2 workers: 1 live, w1 left"
     assert not waiting.done()
     crew.join("w1", workers_min=2)
     assert waiting.result(10).status == "applied"
