@@ -65,7 +65,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("how", ["shutdown", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("shutdown", marks=pytest.mark.long), "killed"])
 def test_the_server_saves_and_ends_with_the_driver(how: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", DRIVER, str(tmp_path / "saved")]
     driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -70,6 +70,7 @@ print("done")
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_the_server_is_reached_from_both_nodes() -> None:
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # sockets need short paths
