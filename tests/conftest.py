@@ -13,5 +13,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure() -> None:
-    """Under nohup, servers that tests start would ignore SIGHUP as well."""
+    """Under nohup, and behind a shell's &, what tests start would ignore SIGHUP and SIGINT as well."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

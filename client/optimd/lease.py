@@ -103,12 +103,12 @@ class LeaseKeeper:
         try:
             answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
         except CallFailed:
-            self._look(self._interval_s)
-            return True  # the next beat tries again; a reply lost is still a sign of life received
+            pass  # the next beat tries again; a reply lost is still a sign of life received
         except OptimdError as error:
             self.expired = isinstance(error, Refused) and error.reason in ("LEASE_EXPIRED", "NOT_JOINED")
             return False
-        self.local_calls, self.renewed_s = answer.local_calls, sent_s
+        else:
+            self.local_calls, self.renewed_s = answer.local_calls, sent_s
         if not self._is_over:
             self._look(self._interval_s)
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from optimd.claim import Claim
 from optimd.lease import LeaseKeeper
 from optimd.session import Session
 from optimd.transport import CallFailed, CallLost, NotShared, SharedMemory
+from optimd.words import Words
 
 LEAVE_TIMEOUT_S = 2.0
 
@@ -92,8 +94,10 @@ class Membership:
         joined, sent_s = session.join(self.worker)
         session.note_limits(joined.limits)
         request = pb.HeartbeatRequest(job=session.job, worker=self.worker, epoch=joined.epoch)
+        claim = self._claim
+        look = partial(_look, session.words, claim)  # nothing that would close a cycle: its memory goes with this
         self._keeper = keeper = LeaseKeeper(
-            session.transport, session.surroundings, request, joined, sent_s, self._claim.idle_s, self._look
+            session.transport, session.surroundings, request, joined, sent_s, claim.idle_s, look
         )
         keeper.start()
         session.transport.on_new_link = weakref.WeakMethod(keeper.restart)
@@ -157,9 +161,6 @@ class Membership:
         if self._keeper is not None:
             self._keeper.abandon()
 
-    def _look(self, timeout_s: float) -> None:
-        self._session.words.look(self._claim.inside_s(), timeout_s)
-
     def _open_calls(self, keeper: LeaseKeeper) -> None:
         """Make steps over the server's unix socket, if it has one that can be reached from here."""
         transport = self._session.transport
@@ -186,3 +187,7 @@ class Membership:
         keeper.tell_memory(memory is not None, why_not)
         keeper.tell_calls(session.transport.is_local)
         return memory
+
+
+def _look(words: Words, claim: Claim, timeout_s: float) -> None:
+    words.look(claim.inside_s(), timeout_s)

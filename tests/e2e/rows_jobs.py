@@ -293,7 +293,6 @@ MODELS = [
         {"limit": "workers_max", "limit_value": "4096", "value": "5000"},
     ),
     invalid_spec("quorum above workers", "consistency.quorum", consistency(quorum=2)),
-    invalid_spec("timeout alone", "consistency.round_timeout_s", consistency(round_timeout_s=1.0)),
 ]
 
 LAYOUTS = [

@@ -38,7 +38,7 @@ FOUND_BY = {
     "the_client_reuses_a_seq": 0,
     "staging_of_a_broken_call_is_kept": 8,
     "a_withheld_answer_asks_for_the_payload": 18,
-    "a_refused_push_consumes_its_seq": 38,
+    "a_refused_push_consumes_its_seq": 63,
     "a_rejected_push_counts": 2,
     "a_void_round_counts_as_a_step": 2,
     "a_change_holds_a_step_too_late": 7,
