@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -64,9 +65,12 @@ class Words:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Look after a call in the background for which no heartbeat does."""
-        begun_s, surroundings = self._surroundings.now_s(), self._surroundings
+        begun_s, surroundings, call = self._surroundings.now_s(), self._surroundings, _Call()
+        goes_on = weakref.ref(call)  # ends with this frame, wherever an interrupt cuts it off
 
         def look() -> bool:
+            if goes_on() is None:
+                return False
             self.look(surroundings.now_s() - begun_s, SILENCE_S)
             return True
 
@@ -75,3 +79,8 @@ class Words:
             yield
         finally:
             end()
+            del call
+
+
+class _Call:
+    """Lives as long as the call that is watched."""
