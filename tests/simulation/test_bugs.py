@@ -58,7 +58,7 @@ FOUND_BY = {
     "a_given_up_save_lets_the_next_one_in": 19,
     "the_end_saves_nothing_behind_a_failure": 8,
     "an_unsaved_job_keeps_its_lineage": 8,
-    "every_job_forks_where_one_was_not_saved": 8,
+    "every_job_forks_where_one_was_not_saved": 2,
     "a_start_that_never_served_marks_the_directory": 8,
     "a_failing_event_log_fails_the_job": 8,
 }
