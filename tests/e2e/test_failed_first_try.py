@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import optimd
 import pytest
@@ -19,7 +18,7 @@ from optimdpb.specs import SGD, Adam, Async, JobSpec, Layout, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually, until_bytes
-from tests.support.calls import RawClient, reason_of, upload_messages
+from tests.support.calls import RawClient, refusal, upload_messages
 from tests.support.servers import ThreadServer
 
 LAYOUT = Layout((Tensor("w", (50_000,)),))
@@ -47,12 +46,6 @@ def server(tmp_path: Path) -> Iterator[ThreadServer]:
 def client(server: ThreadServer) -> Iterator[RawClient]:
     with RawClient(server.address) as connected:
         yield connected
-
-
-def refusal(call: Any) -> tuple[str, dict[str, str]]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return reason_of(caught.value)
 
 
 def create_request(spec: JobSpec, *, again: bool = False) -> pb.CreateJobRequest:

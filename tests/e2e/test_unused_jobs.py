@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from optimd_server.runtime import ServerConfig
@@ -15,7 +14,7 @@ from optimdpb.specs import SGD, Adam, Async, JobSpec, Layout, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
-from tests.support.calls import RawClient, reason_of, upload_messages
+from tests.support.calls import RawClient, refusal, upload_messages
 from tests.support.servers import ThreadServer
 
 LAYOUT = Layout((Tensor("w", (50_000,)),))
@@ -39,12 +38,6 @@ def server() -> Iterator[ThreadServer]:
 def client(server: ThreadServer) -> Iterator[RawClient]:
     with RawClient(server.address) as connected:
         yield connected
-
-
-def refusal(call: Any) -> tuple[str, dict[str, str]]:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return reason_of(caught.value)
 
 
 def test_their_places_and_their_room_are_free_again(server: ThreadServer, client: RawClient) -> None:

@@ -118,6 +118,15 @@ def step_message(header: pb.PushHeader, gradient: NDArray[np.float32]) -> pb.Ste
     return pb.StepRequest(header=header, crc32c=crc32c(data), data=data)
 
 
+def refusal(call: Callable[[], object]) -> tuple[str, dict[str, str]]:
+    """Reason and metadata of the error that a call must end with."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        return reason_of(error)
+    raise AssertionError("expected a refusal, the call was answered")
+
+
 def reason_of(error: grpc.RpcError) -> tuple[str, dict[str, str]]:
     """Reason and metadata of the ErrorInfo that every error of the contract carries; ("", {}) if there is none."""
     for key, value in error.trailing_metadata() or ():
