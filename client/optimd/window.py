@@ -20,6 +20,8 @@ _ENTRY_BYTES = 8
 # The upper three bits of an entry (Documentation/admin-guide/mm/pagemap.rst): present, in swap, page of a file.
 _STATE_SHIFT = np.uint64(61)
 _OF_FILE = np.uint64(1)
+PARTS_MAX = 16
+PART_PAGES_MIN = 64
 
 
 class Window:
@@ -32,37 +34,51 @@ class Window:
         self._mapped = mmap.mmap(descriptor, source.nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
         self.flat: Float32s = np.frombuffer(memoryview(self._mapped).toreadonly(), np.float32)
         self._source = source
-        self._own_pages()
+        self._first_page = self.flat.ctypes.data // mmap.PAGESIZE
+        self._pages = -(-source.nbytes // mmap.PAGESIZE)
+        self._part = max(PART_PAGES_MIN, -(-self._pages // PARTS_MAX))
+        self._next = 0
+        self._own_pages(0, self._pages)
 
-    def changed(self) -> int | None:
-        """The first element that was written to and is another by it, None for none; writes to it are undone."""
-        pages = self._own_pages()
-        if not pages:
+    def changed(self, *, whole: bool) -> int | None:
+        """The first element that was written to and is another by it, None for none; writes are undone then.
+
+        whole: look at all of it; else at its next part, so that who looks PARTS_MAX times has seen all of it.
+        """
+        first, last = (0, self._pages) if whole else (self._next, min(self._next + self._part, self._pages))
+        if not whole:
+            self._next = last % self._pages
+        found = self._own_pages(first, last)
+        if not found:
             return None
+        changed = self._first_difference(found)
+        if changed is None:
+            self._mapped.madvise(mmap.MADV_DONTNEED, first * mmap.PAGESIZE, (last - first) * mmap.PAGESIZE)
+        else:
+            self._mapped.madvise(mmap.MADV_DONTNEED)
+        return changed
+
+    def _first_difference(self, pages: list[int]) -> int | None:
         step = mmap.PAGESIZE // self.flat.itemsize
         for start in (page * step for page in pages):
-            stop = start + step
-            found = np.flatnonzero(self.flat[start:stop].view(np.uint32) != self._source[start:stop].view(np.uint32))
+            mine, source = self.flat[start : start + step], self._source[start : start + step]
+            found = np.flatnonzero(mine.view(np.uint32) != source.view(np.uint32))
             if found.size:
-                first = start + int(found[0])
-                break
-        else:
-            first = None
-        self._mapped.madvise(mmap.MADV_DONTNEED)
-        return first
+                return start + int(found[0])
+        return None
 
-    def _own_pages(self) -> list[int]:
-        """Pages of this process alone, because it has written to them."""
-        first, pages = self.flat.ctypes.data // mmap.PAGESIZE, -(-self.flat.nbytes // mmap.PAGESIZE)
+    def _own_pages(self, first: int, last: int) -> list[int]:
+        """Pages from first to before last that are this process's alone, because it has written to them."""
         pagemap = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            entries = np.frombuffer(os.pread(pagemap, pages * _ENTRY_BYTES, first * _ENTRY_BYTES), np.uint64)
+            read = os.pread(pagemap, (last - first) * _ENTRY_BYTES, (self._first_page + first) * _ENTRY_BYTES)
         finally:
             os.close(pagemap)
-        if entries.size != pages:
-            raise OSError(f"expected {pages} entries of {_PAGEMAP}, got {entries.size}")
-        state = entries >> _STATE_SHIFT
-        return [int(page) for page in np.flatnonzero((state > _OF_FILE) & (state & _OF_FILE == 0))]
+        if len(read) != (last - first) * _ENTRY_BYTES:
+            raise OSError(f"expected {last - first} entries of {_PAGEMAP}, got {len(read) / _ENTRY_BYTES}")
+        state = np.frombuffer(read, np.uint64) >> _STATE_SHIFT
+        own = (state > _OF_FILE) & (state & _OF_FILE == 0)
+        return [first + int(page) for page in np.flatnonzero(own)] if own.any() else []
 
 
 def window_over(descriptor: int, source: Float32s) -> Window | None:

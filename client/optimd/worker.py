@@ -182,7 +182,7 @@ class Worker:
 
         def pull() -> Parameters:
             with self._claim:
-                self._check_views(surely=True)
+                self._check_views()
                 return self._pull(view, copy=copy)
 
         return self._given(pull)
@@ -222,7 +222,7 @@ class Worker:
         """
         self._check_worker()
         with self._claim:
-            self._check_views(surely=False)
+            self._check_views()
             answer, _ = self._push(gradients, weight, loss, pull=False)
             return push_result(answer.outcome, answer.header, answer.finished)
 
@@ -249,7 +249,7 @@ class Worker:
 
         def step() -> StepResult:
             with self._claim:
-                self._check_views(surely=False)
+                self._check_views()
                 return self._step(gradients, weight, loss, copy=copy)
 
         return self._given(step)
@@ -378,9 +378,9 @@ class Worker:
     def _requester(self) -> str:
         return self.name or "observer"
 
-    def _check_views(self, *, surely: bool) -> None:
+    def _check_views(self) -> None:
         try:
-            self._puller.check_unchanged(surely=surely)
+            self._puller.check_unchanged()
         except ValueError:
             self._base = None  # a gradient taken at what was written is none of the server's parameters
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import optimd
 import pytest
 from optimd import window
-from optimd.puller import LOOKS_APART
+from optimd.window import PARTS_MAX
 
 from tests.e2e.shared import START, config, gradient, in_place, joined, named, shares
 from tests.support.servers import ThreadServer
@@ -76,12 +78,26 @@ def test_what_is_written_and_the_same_is_no_error(server: ThreadServer) -> None:
         assert np.array_equal(result.parameters["w"], server.vectors("j")[0][: held.size])
 
 
-def test_a_long_training_finds_it_too(server: ThreadServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("optimd.puller.LOOKS_AT_FIRST", 0)
-    with joined(server.address) as worker:
-        by_address(worker.pull(copy=False)["w"])
-        with pytest.raises(ValueError, match="'w' were written to"):
-            train(worker, LOOKS_APART)
+def test_steps_that_look_at_a_part_each_find_it_within_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window, "PART_PAGES_MIN", 1)
+    with ThreadServer(config(lease_s=60.0)) as server, joined(server.address) as worker:
+        for _ in range(2):
+            worker.pull(copy=False)
+            by_address(in_place(worker, 0, 0).parameters["w"])
+            with pytest.raises(ValueError, match="'w' were written to"):
+                train(worker, PARTS_MAX + 1)
+
+
+def test_a_write_of_the_same_hides_none_elsewhere() -> None:
+    pages = 2 * window.PART_PAGES_MIN
+    with tempfile.TemporaryFile() as file:
+        file.truncate(pages * mmap.PAGESIZE)
+        made = window.Window(file.fileno(), np.frombuffer(mmap.mmap(file.fileno(), pages * mmap.PAGESIZE), np.float32))
+        values = (ctypes.c_float * made.flat.size).from_address(made.flat.ctypes.data)
+        values[0], values[made.flat.size - 1] = 0.0, 1.0
+        assert [made.changed(whole=False) for _ in range(2)] == [None, made.flat.size - 1]
+        assert made.flat[-1] == 0.0
+        assert made.changed(whole=True) is None
 
 
 def test_numpy_refuses_to_make_them_writable(server: ThreadServer) -> None:
