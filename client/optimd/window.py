@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,9 @@ Float32s = NDArray[np.float32]
 _PAGEMAP = "/proc/self/pagemap"
 _ENTRY_BYTES = 8
 # The upper three bits of an entry (Documentation/admin-guide/mm/pagemap.rst): present, in swap, page of a file.
-_STATE_SHIFT = np.uint64(61)
-_OF_FILE = np.uint64(1)
+_STATE_SHIFT, _OF_FILE = 5, 1
+# The upper bytes of pages that are not there, or are a file's.
+_NOT_OWN = bytes(byte for byte in range(256) if byte >> _STATE_SHIFT <= _OF_FILE or byte >> _STATE_SHIFT & _OF_FILE)
 PARTS_MAX = 16
 PART_PAGES_MIN = 64
 
@@ -38,6 +40,8 @@ class Window:
         self._pages = -(-source.nbytes // mmap.PAGESIZE)
         self._part = max(PART_PAGES_MIN, -(-self._pages // PARTS_MAX))
         self._next = 0
+        self._pagemap = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._pagemap)
         self._own_pages(0, self._pages)
 
     def changed(self, *, whole: bool) -> int | None:
@@ -69,16 +73,14 @@ class Window:
 
     def _own_pages(self, first: int, last: int) -> list[int]:
         """Pages from first to before last that are this process's alone, because it has written to them."""
-        pagemap = os.open(_PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            read = os.pread(pagemap, (last - first) * _ENTRY_BYTES, (self._first_page + first) * _ENTRY_BYTES)
-        finally:
-            os.close(pagemap)
-        if len(read) != (last - first) * _ENTRY_BYTES:
-            raise OSError(f"expected {last - first} entries of {_PAGEMAP}, got {len(read) / _ENTRY_BYTES}")
-        state = np.frombuffer(read, np.uint64) >> _STATE_SHIFT
-        own = (state > _OF_FILE) & (state & _OF_FILE == 0)
-        return [first + int(page) for page in np.flatnonzero(own)] if own.any() else []
+        size = (last - first) * _ENTRY_BYTES
+        entries = os.pread(self._pagemap, size, (self._first_page + first) * _ENTRY_BYTES)
+        if len(entries) != size:
+            raise OSError(f"expected {size} bytes of {_PAGEMAP}, got {len(entries)}")
+        upper = entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES]
+        if not upper.translate(None, _NOT_OWN):
+            return []
+        return [page for page, byte in enumerate(upper, first) if byte not in _NOT_OWN]
 
 
 def window_over(descriptor: int, source: Float32s) -> Window | None:
