@@ -47,7 +47,7 @@ class Unapplied:
         self._running = 0
         self._was_finished = False
         self._base: pb.Version | None = None
-        self._at: pb.Version | None = None
+        self._at: pb.Version | pb.Header | None = None
 
     def pulled(self, version: pb.Version) -> None:
         """These parameters came; warns if they do not go on from what was known."""
@@ -58,7 +58,7 @@ class Unapplied:
     def pushed(self, base: pb.Version, answer: Answer) -> None:
         """A push taken at `base` has its outcome. Raises PushesNotApplied, JobReplaced."""
         outcome, header = answer.outcome, answer.header
-        before, self._at = self._at, pb.Version(lineage=header.lineage, step=header.step)
+        before, self._at = self._at, header
         base_before, self._base = self._base, base
         was_finished, self._was_finished = self._was_finished, answer.finished
         if outcome.status == pb.OUTCOME_STATUS_APPLIED:
@@ -99,7 +99,7 @@ class Unapplied:
         if self._on_rejected != "ignore" and not self._is_off:
             log.warning("%s", text)
 
-    def _change(self, before: pb.Version, now: pb.Version) -> tuple[str, bool]:
+    def _change(self, before: pb.Version | pb.Header, now: pb.Version | pb.Header) -> tuple[str, bool]:
         """What became of the history that the worker knew, in words, and whether the job is another one."""
         job = f"job {self._session.job!r}"
         try:

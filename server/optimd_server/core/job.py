@@ -198,6 +198,9 @@ class JobMachine:
 
     def _member(self, worker: str, epoch: int) -> Member:
         """The live member of that epoch. Raises as Members.check()."""
+        member = self.state.members.live(worker, epoch)
+        if member is not None:
+            return member
         if not self.state.ledger.was_given(worker, epoch):
             raise not_joined(worker, epoch)
         return self.state.members.check(worker, epoch)

@@ -32,7 +32,7 @@ class Account:
 
     def outcome(self, seq: int) -> Outcome | None:
         """The stored outcome of a seq."""
-        return next((outcome for outcome in self.outcomes if outcome.seq == seq), None)
+        return next((outcome for outcome in reversed(self.outcomes) if outcome.seq == seq), None)
 
 
 class Ledger:

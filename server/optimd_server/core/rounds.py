@@ -188,10 +188,8 @@ class Rounds(ABC):
         state, closing, pushes = self.state, self.closing, self.closing_pushes
         assert closing is not None, f"Applied({event.step}) while no round is closing"
         assert event.step == state.step, f"Applied({event.step}) at step {state.step}"
-        spoiled = f"the update of step {event.step}, at the learning rate {closing.learning_rate:g}, left a parameter "
-        spoiled += "infinite or NaN"
         if not event.finite and not state.sweeping:
-            return [Failed(spoiled)]
+            return [Failed(_spoiled(event.step, closing.learning_rate))]
         self.closing, self.closing_pushes = None, {}
         state.step += 1
         state.rule_count += 1
@@ -215,7 +213,7 @@ class Rounds(ABC):
         )
         state.heard(state.last_round, [committed.push.loss for committed in pushes.values()])
         if not event.finite and state.range_test is not None:
-            state.range_test.finish("diverged", spoiled)
+            state.range_test.finish("diverged", _spoiled(event.step, closing.learning_rate))
         return [state.last_round, *answers]
 
     def check_invariants(self) -> None:
@@ -226,6 +224,10 @@ class Rounds(ABC):
             assert account is not None
             assert account.pending
             assert account.last_seq == committed.push.seq
+
+
+def _spoiled(step: int, learning_rate: float) -> str:
+    return f"the update of step {step}, at the learning rate {learning_rate:g}, left a parameter infinite or NaN"
 
 
 def named(members: list[Member], now_s: float, lease_s: float) -> str:

@@ -260,10 +260,11 @@ class SyncRounds(Rounds):
         opened.pushes[committed.push.worker] = committed
 
     def _may_close(self, opened: Round, now_s: float) -> bool:
-        if len(self.state.members) < self._members_min:
+        if opened.awaited and not self._may_close_early(opened, now_s):
             return False
-        if not opened.awaited:
-            return True
+        return len(self.state.members) >= self._members_min
+
+    def _may_close_early(self, opened: Round, now_s: float) -> bool:
         timeout_s, quorum = self.consistency.round_timeout_s, self.consistency.quorum
         early = quorum is not None if timeout_s is None else now_s - opened.opened_s >= timeout_s
         return early and len(opened.pushes) >= self._pushes_enough

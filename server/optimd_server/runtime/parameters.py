@@ -60,10 +60,15 @@ class Parameters:
 
     async def copied(self) -> tuple[Version, Float32s]:
         """One private vector, and its version. Raises Refused(BACKLOG_FULL)."""
+        if not self._on_threads:
+            return self._copied_now()
         async with self._still:
-            self._check()
-            with MemoryFor("parameters to be sent"):
-                return self._version(), self._shards.flat_parameters()
+            return self._copied_now()
+
+    def _copied_now(self) -> tuple[Version, Float32s]:
+        self._check()
+        with MemoryFor("parameters to be sent"):
+            return self._version(), self._shards.flat_parameters()
 
     async def encoded(self, encoding: int) -> EncodedParameters:
         """As messages, encoded once per version, as F32 or BF16. Raises Refused(BACKLOG_FULL)."""
