@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optimdpb import machine
 
 # Below it a thread costs more than it saves; one is started for each copy, so that nothing outlives a fork.
 THREADED_BYTES_MIN = 16 << 20
@@ -19,11 +19,6 @@ THREADS_MAX = 4
 Array = NDArray[Any]
 # A vector, and arrays that fill it one behind the other.
 Turn = tuple[Array, list[Array]]
-
-
-def _cores() -> int:
-    """Cores that this process may run on; where the system does not say, all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Copier:
@@ -39,7 +34,7 @@ class Copier:
         """
         self.stop()
         small = target.nbytes < THREADED_BYTES_MIN
-        threads = 1 if small else min(THREADS_MAX, _cores())
+        threads = 1 if small else min(THREADS_MAX, machine.cores())
         if threads == 1:
             _fill(target, list(sources))
             return

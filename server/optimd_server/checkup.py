@@ -16,8 +16,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from optimdpb.findings import Finding
-
-from optimd_server.runtime.machine import ROOT, cores, memory_bytes
+from optimdpb.machine import ROOT, cores, memory_bytes
 
 PYTHON_LOWEST = (3, 11)
 MEMORY_BYTES_MIN = 512 << 20

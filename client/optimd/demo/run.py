@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,7 +54,7 @@ def server_for(workers: int) -> Iterator[optimd.ray.ServerHandle]:
         runtime_env=_ENVIRONMENT,
     )
     try:
-        server = optimd.ray.start(threads=len(os.sched_getaffinity(0)))
+        server = optimd.ray.start()
         try:
             yield server
         finally:

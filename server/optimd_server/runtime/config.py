@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from optimd_server.runtime.machine import cores, memory_bytes
+from optimdpb.machine import cores, memory_bytes
 
 KIB, MIB = 1 << 10, 1 << 20
 

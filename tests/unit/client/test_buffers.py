@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from optimd import bulk
 from optimd.buffers import GradientBuffers, ParameterBuffers
-from optimd.bulk import THREADED_BYTES_MIN, gather
+from optimd.bulk import THREADED_BYTES_MIN, THREADS_MAX, gather
+from optimdpb import machine
 from optimdpb.errors import OutcomeUnknown
 from optimdpb.specs import Layout, Tensor
 
@@ -119,6 +120,20 @@ def test_large_copies_on_threads() -> None:
     assert target.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("cores", "helpers"), [(1, 0), (2, 1), (64, THREADS_MAX - 1)])
+def test_threads_that_help_are_no_more_than_cores_to_be_used(
+    cores: int, helpers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's quota counts; threads beyond it are stopped together."""
+    monkeypatch.setattr(machine, "cores", lambda: cores)
+    begun: list[str] = []
+    monkeypatch.setattr(bulk._Helper, "run", lambda helper: begun.append(helper.name))
+    target = np.zeros(THREADED_BYTES_MIN // 4 + 1, np.float32)
+    gather(target, [np.ones(target.size, np.float32)])
+    assert begun == ["optimd-copy"] * helpers
+    assert (target == 1).all()
+
+
 def of_helpers_only(fault: Callable[[], None]) -> Callable[[Any, Any], None]:
     """bulk._fill, which does this first on the threads that help."""
     real = bulk._fill
@@ -140,7 +155,7 @@ def test_an_error_on_a_thread_that_helps_is_raised_behind_the_last(monkeypatch: 
         raise MemoryError("made up")
 
     monkeypatch.setattr(bulk, "_fill", of_helpers_only(fail))
-    monkeypatch.setattr(bulk.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     target = np.full(THREADED_BYTES_MIN // 4 + 1, 7, np.float32)
     with pytest.raises(MemoryError, match="made up"):
         gather(target, [np.zeros(target.size, np.float32)])
@@ -157,7 +172,7 @@ def test_no_thread_of_an_interrupted_copy_writes_once_its_vector_is_used_again(
         held.wait(10)
 
     monkeypatch.setattr(bulk, "_fill", of_helpers_only(hold))
-    monkeypatch.setattr(bulk.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(machine, "cores", lambda: 2)
     stop = bulk._Helper.stop
 
     def interrupted(helper: Any) -> None:

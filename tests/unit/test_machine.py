@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-from optimd_server.runtime import machine
-from optimd_server.runtime.machine import cores, memory_bytes
+from optimdpb import machine
+from optimdpb.machine import cores, memory_bytes
 
 PHYSICAL = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 MIB = 1 << 20

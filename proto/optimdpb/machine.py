@@ -27,7 +27,9 @@ def cores(root: Path = ROOT) -> int:
     quotas = [_quota(*_words(folder / "cpu.max")) for folder in _folders(root, "")]
     for folder in _folders(root, "cpu"):
         quotas.append(_quota(*_words(folder / "cpu.cfs_quota_us"), *_words(folder / "cpu.cfs_period_us")))
-    return max(1, min([len(os.sched_getaffinity(0)), *(int(quota) for quota in quotas if quota is not None)]))
+    # Who has no affinity is no Linux.
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([there, *(int(quota) for quota in quotas if quota is not None)]))
 
 
 def _folders(root: Path, controller: str) -> Iterator[Path]:
