@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import optimd
 import pytest
@@ -17,7 +16,7 @@ from optimdpb.codec import job_spec_to_proto
 from optimdpb.specs import JobSpec, Layout, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.support.calls import RawClient, reason_of
+from tests.support.calls import RawClient, refusal
 from tests.support.servers import ThreadServer
 
 MINUTE = {"lease_s": 60.0, "threads": 1}
@@ -188,6 +187,15 @@ def test_swats_with_gradients_of_zero_and_rates_of_zero() -> None:
         assert np.isfinite(values).all()
 
 
+def refusal_of(client: RawClient, shapes: list[list[int]]) -> tuple[str, dict[str, str]]:
+    """Of a job with tensors of these shapes."""
+    spec = job_spec_to_proto(JobSpec(Layout((Tensor("w", (1,)),)), optimd.SGD(0.1), optimd.Sync(1)))
+    del spec.layout.tensors[:]
+    for place, shape in enumerate(shapes):
+        spec.layout.tensors.add(name=f"w{place}", shape=shape)
+    return refusal(lambda: client.call("CreateJob", pb.CreateJobRequest(job="j", spec=spec, worker="w")))
+
+
 @pytest.mark.parametrize(
     ("shapes", "elements"),
     [
@@ -203,13 +211,7 @@ def test_sizes_beyond_32_bits_are_refused_with_their_exact_number(shapes: list[l
         ThreadServer(ServerConfig(**MINUTE, parameters_bytes_max=limit)) as server,
         RawClient(server.address) as client,
     ):
-        spec = job_spec_to_proto(JobSpec(Layout((Tensor("w", (1,)),)), optimd.SGD(0.1), optimd.Sync(1)))
-        del spec.layout.tensors[:]
-        for place, shape in enumerate(shapes):
-            spec.layout.tensors.add(name=f"w{place}", shape=shape)
-        with pytest.raises(grpc.RpcError) as refused:
-            client.call("CreateJob", pb.CreateJobRequest(job="j", spec=spec, worker="w"))
-        reason, metadata = reason_of(refused.value)
+        reason, metadata = refusal_of(client, shapes)
         assert (reason, metadata["limit"]) == ("LIMIT_EXCEEDED", "parameters_bytes_max")
         assert metadata["value"] == str(4 * elements)
         assert not server.runtime.jobs
@@ -218,13 +220,7 @@ def test_sizes_beyond_32_bits_are_refused_with_their_exact_number(shapes: list[l
 @pytest.mark.parametrize("shapes", [[[2**26, 2**26, 2**26]], [[2**53]] * 20_000], ids=["one", "20,000"])
 def test_sizes_beyond_53_bits_are_no_layout(shapes: list[list[int]]) -> None:
     with ThreadServer(ServerConfig(**MINUTE)) as server, RawClient(server.address) as client:
-        spec = job_spec_to_proto(JobSpec(Layout((Tensor("w", (1,)),)), optimd.SGD(0.1), optimd.Sync(1)))
-        del spec.layout.tensors[:]
-        for place, shape in enumerate(shapes):
-            spec.layout.tensors.add(name=f"w{place}", shape=shape)
-        with pytest.raises(grpc.RpcError) as refused:
-            client.call("CreateJob", pb.CreateJobRequest(job="j", spec=spec, worker="w"))
-        assert reason_of(refused.value)[0] in ("INVALID_LAYOUT", "LIMIT_EXCEEDED")
+        assert refusal_of(client, shapes)[0] in ("INVALID_LAYOUT", "LIMIT_EXCEEDED")
         assert not server.runtime.jobs
 
 

@@ -1,4 +1,4 @@
-"""Bad requests to JobService, to methods that are not served, and bytes that are no request at all."""
+"""Bad requests to JobService."""
 
 from __future__ import annotations
 
@@ -8,19 +8,9 @@ from typing import Any
 
 from optimd_server.runtime import ServerConfig
 from optimdpb.codec import job_spec_to_proto
-from optimdpb.frames import varint
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import WORKER, Row, Scene
-
-NOT_SERVED = {
-    "Stage": pb.StageRequest,
-    "Commit": pb.CommitRequest,
-    "Prepare": pb.PrepareRequest,
-    "Apply": pb.ApplyRequest,
-    "Abort": pb.AbortRequest,
-}
-STREAMING = ("Push", "Stage", "UploadParameters")
 
 Edit = Callable[[Any], Any]
 
@@ -178,27 +168,6 @@ def invalid_layout(name: str, tensor: str, edit: Edit) -> Row:
     return Row(f"layout: {name}", creating(edit), "INVALID_LAYOUT", {"tensor": tensor})
 
 
-def garbage(method: str, data: bytes) -> Callable[[Scene], Any]:
-    """Bytes that are no message of the method."""
-    return lambda scene: scene.call(method, iter([data]) if method in STREAMING else data)
-
-
-def truncated_create(scene: Scene) -> Any:
-    spec = job_spec_to_proto(scene.spec)
-    whole = pb.CreateJobRequest(job=f"{scene.job}-new", spec=spec, worker=WORKER).SerializeToString()
-    return scene.call("CreateJob", whole[:-3])
-
-
-def nested_create(scene: Scene) -> Any:
-    """CreateJob with 200 warm-ups in each other: deeper than protobuf itself reads or writes."""
-    data = b""
-    path = [pb.Warmup.DESCRIPTOR.fields_by_name["schedule"], pb.Schedule.DESCRIPTOR.fields_by_name["warmup"]] * 200
-    outside = ((pb.SGDM, "lr"), (pb.Optimizer, "sgdm"), (pb.JobSpec, "optimizer"), (pb.CreateJobRequest, "spec"))
-    for field in [*path, *(message.DESCRIPTOR.fields_by_name[name] for message, name in outside)]:
-        data = bytes([field.number << 3 | 2]) + varint(len(data)) + data
-    return scene.call("CreateJob", data)
-
-
 def list_jobs(**fields: Any) -> Callable[[Scene], Any]:
     return lambda scene: scene.call("ListJobs", pb.ListJobsRequest(**fields))
 
@@ -250,7 +219,6 @@ SPECS = [
     invalid_spec("lr_max below lr_min", "optimizer.lr.lr_max", schedule("cosine", lr_max=0.1, lr_min=0.2, steps=5)),
     invalid_spec("warm-up of nothing", "optimizer.lr.schedule", schedule("warmup", steps=5)),
     invalid_spec("warm-up 9 deep", "optimizer.lr" + ".schedule" * 8, warmups(9)),
-    Row("spec: warm-up 200 deep", nested_create, "MALFORMED_REQUEST"),
     invalid_spec("no consistency", "consistency", unset("consistency")),
     invalid_spec("no workers", "consistency.workers", consistency(workers=0)),
     invalid_spec("workers_min above workers", "consistency.workers_min", consistency(workers_min=2)),
@@ -403,29 +371,4 @@ SNAPSHOTS = [
     ),
 ]
 
-NO_MESSAGES = [
-    *[
-        Row(
-            f"not served: {name}",
-            lambda scene, name=name, request=request: scene.call(
-                name, iter([request()]) if name in STREAMING else request()
-            ),
-            "NOT_SERVED",
-            {"feature": f"method {name}"},
-        )
-        for name, request in NOT_SERVED.items()
-    ],
-    *[
-        Row(
-            f"garbage to {rpc.name}",
-            garbage(rpc.name, b"\xff\x00\xff\x01garbage"),
-            "NOT_SERVED" if rpc.name in NOT_SERVED else "MALFORMED_REQUEST",
-        )
-        for service in pb.DESCRIPTOR.services_by_name.values()
-        for rpc in service.methods
-    ],
-    Row("truncated CreateJob", truncated_create, "MALFORMED_REQUEST"),
-    Row("text that is not UTF-8", garbage("GetJob", b"\x0a\x02\xff\xfe"), "MALFORMED_REQUEST"),
-]
-
-ROWS = [*MISMATCHES, *SPECS, *MODELS, *LAYOUTS, *NAMES, *LONG, *LISTS, *LISTS_TOO_LONG, *FULL, *SNAPSHOTS, *NO_MESSAGES]
+ROWS = [*MISMATCHES, *SPECS, *MODELS, *LAYOUTS, *NAMES, *LONG, *LISTS, *LISTS_TOO_LONG, *FULL, *SNAPSHOTS]

@@ -37,12 +37,6 @@ def server() -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def retry_delay_ms(error: grpc.RpcError) -> int:
     """What RetryInfo says; 0 if there is none."""
     for key, value in error.trailing_metadata() or ():

@@ -13,7 +13,7 @@ import pytest
 from optimdpb.errors import STATUS_OF_REASON
 from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.e2e import rows_changes, rows_jobs, rows_push
+from tests.e2e import rows_changes, rows_garbage, rows_jobs, rows_push
 from tests.e2e.scene import CONFIGS, Row, Scene, peak_memory_bytes
 from tests.support.calls import RawClient, reason_of
 from tests.support.contract import metadata_of_reasons
@@ -36,7 +36,9 @@ def servers() -> Iterator[dict[str, ThreadServer]]:
         server.stop()
 
 
-@pytest.mark.parametrize("row", [*rows_jobs.ROWS, *rows_changes.ROWS, *rows_push.ROWS], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [*rows_jobs.ROWS, *rows_garbage.ROWS, *rows_changes.ROWS, *rows_push.ROWS], ids=lambda row: row.name
+)
 def test_bad_request(row: Row, servers: dict[str, ThreadServer]) -> None:
     if row.server in servers:
         check(row, servers[row.server])

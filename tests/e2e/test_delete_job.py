@@ -37,12 +37,6 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ThreadSer
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def delete(client: RawClient, job: str = "j", **fields: Any) -> pb.DeleteJobResponse:
     answer: pb.DeleteJobResponse = client.call("DeleteJob", pb.DeleteJobRequest(job=job, **fields))
     return answer

@@ -42,12 +42,6 @@ def server(tmp_path: Path) -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def create_request(spec: JobSpec, *, again: bool = False) -> pb.CreateJobRequest:
     return pb.CreateJobRequest(job="j", spec=job_spec_to_proto(spec), worker="w0", again=again)
 

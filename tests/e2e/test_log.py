@@ -29,12 +29,6 @@ def server() -> Iterator[ThreadServer]:
 
 
 @pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
-@pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO)
     return lambda: [f"{record.levelname} {record.getMessage()}" for record in caplog.records]

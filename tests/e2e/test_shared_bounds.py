@@ -36,12 +36,6 @@ def server() -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def segments(job: str) -> tuple[int, int]:
     """Pieces of shared memory of a job that this process has mapped, and descriptors of such."""
     maps = [line for line in Path("/proc/self/maps").read_text().splitlines() if f"/memfd:optimd:{job}" in line]

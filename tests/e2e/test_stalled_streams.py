@@ -39,12 +39,6 @@ def server() -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def refusal(call: Any) -> tuple[str, str]:
     with pytest.raises(grpc.RpcError) as caught:
         call.result(timeout=20)

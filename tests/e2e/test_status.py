@@ -32,12 +32,6 @@ def server() -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def push(
     client: RawClient, worker: str, epoch: int, seq: int, value: float = 1.0, loss: float | None = None
 ) -> pb.Outcome:

@@ -34,12 +34,6 @@ def server() -> Iterator[ThreadServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as connected:
-        yield connected
-
-
 def test_their_places_and_their_room_are_free_again(server: ThreadServer, client: RawClient) -> None:
     client.create_ready("used", SPEC, START)
     for number in range(JOBS_MAX - 1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-import grpc
 import numpy as np
 import pytest
 from optimd_server.runtime import ServerConfig
@@ -15,7 +14,7 @@ from optimdpb.specs import SGD, JobSpec, Layout, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually, until_bytes
-from tests.support.calls import RawClient, reason_of, upload_messages
+from tests.support.calls import RawClient, refusal, upload_messages
 from tests.support.servers import ThreadServer
 
 LAYOUT = Layout((Tensor("w", (100, 10)), Tensor("b", (24,))))
@@ -31,12 +30,6 @@ def server() -> Iterator[ThreadServer]:
         yield started
 
 
-@pytest.fixture
-def client(server: ThreadServer) -> Iterator[RawClient]:
-    with RawClient(server.address) as made:
-        yield made
-
-
 def named(client: RawClient, worker: str) -> int:
     """The token of a worker that was named uploader."""
     answer = client.create("j", SPEC, worker)
@@ -49,10 +42,8 @@ def upload(client: RawClient, token: int, start: np.ndarray = START) -> None:
     client.call("UploadParameters", upload_messages("j", token, LAYOUT, start, CHUNK_BYTES))
 
 
-def refusal(client: RawClient, messages: Iterator[pb.UploadParametersRequest]) -> tuple[str, dict[str, str]]:
-    with pytest.raises(grpc.RpcError) as caught:
-        client.call("UploadParameters", messages)
-    return reason_of(caught.value)
+def refused_upload(client: RawClient, messages: Iterator[pb.UploadParametersRequest]) -> tuple[str, dict[str, str]]:
+    return refusal(lambda: client.call("UploadParameters", messages))
 
 
 def assert_created_with_start(client: RawClient) -> None:
@@ -88,7 +79,7 @@ def test_an_uploader_that_dies_half_way_is_replaced(server: ThreadServer, client
     assert client.call("GetJob", pb.GetJobRequest(job="j")).state == pb.JOB_STATE_INITIALIZING
     eventually(lambda: client.create("j", SPEC, "w1").disposition == pb.CREATE_DISPOSITION_UPLOAD, "a new uploader")
     late = upload_messages("j", token, LAYOUT, garbage, CHUNK_BYTES)
-    assert refusal(client, late)[0] == "NOT_UPLOADER"
+    assert refused_upload(client, late)[0] == "NOT_UPLOADER"
     upload(client, named(client, "w1"))
     assert_created_with_start(client)
     assert client.join("j", "w1").epoch > token
@@ -97,7 +88,7 @@ def test_an_uploader_that_dies_half_way_is_replaced(server: ThreadServer, client
 def test_an_uploader_may_start_again_at_once(client: RawClient) -> None:
     old, new = named(client, "w0"), named(client, "w0")
     assert new > old
-    assert refusal(client, upload_messages("j", old, LAYOUT, START, CHUNK_BYTES))[0] == "NOT_UPLOADER"
+    assert refused_upload(client, upload_messages("j", old, LAYOUT, START, CHUNK_BYTES))[0] == "NOT_UPLOADER"
     upload(client, new)
     assert_created_with_start(client)
 
@@ -107,16 +98,14 @@ def test_a_job_with_parameters_takes_no_others(server: ThreadServer, client: Raw
     upload(client, token)
     state = server.state_hash("j")
     again = upload_messages("j", token, LAYOUT, START + 1, CHUNK_BYTES)
-    assert refusal(client, again)[0] == "NOT_UPLOADER"
+    assert refused_upload(client, again)[0] == "NOT_UPLOADER"
     assert server.state_hash("j") == state
 
 
 def test_nobody_joins_pulls_or_pushes_before_the_parameters_are_there(client: RawClient) -> None:
     named(client, "w0")
     for call in (lambda: client.join("j", "w0"), lambda: client.pull("j")):
-        with pytest.raises(grpc.RpcError) as caught:
-            call()
-        assert reason_of(caught.value)[0] == "JOB_NOT_READY"
+        assert refusal(call)[0] == "JOB_NOT_READY"
 
 
 def _message_of(offset: int, data: bytes, checksum: int | None = None) -> pb.UploadParametersRequest:
@@ -140,7 +129,7 @@ def test_a_wrong_header(client: RawClient, reason: str, metadata: dict[str, str]
     first, *rest = upload_messages("j", token, LAYOUT, START, CHUNK_BYTES)
     for field, value in change.items():
         setattr(first.header, field, value)
-    found, told = refusal(client, iter([first, *rest]))
+    found, told = refused_upload(client, iter([first, *rest]))
     assert (found, told) == (reason, {**told, **metadata})
     upload(client, named(client, "w0"))
     assert_created_with_start(client)
@@ -163,7 +152,7 @@ def test_a_wrong_header(client: RawClient, reason: str, metadata: dict[str, str]
 def test_wrong_chunks(client: RawClient, reason: str, messages: list[pb.UploadParametersRequest]) -> None:
     token = named(client, "w0")
     header = next(upload_messages("j", token, LAYOUT, START))
-    assert refusal(client, iter([header, *messages]))[0] == reason
+    assert refused_upload(client, iter([header, *messages]))[0] == reason
     upload(client, named(client, "w0"))
     assert_created_with_start(client)
 
@@ -173,7 +162,7 @@ def test_parameters_that_are_not_finite_name_their_tensor(client: RawClient, val
     bad = START.copy()
     bad[1003] = value
     token = named(client, "w0")
-    reason, metadata = refusal(client, upload_messages("j", token, LAYOUT, bad, CHUNK_BYTES))
+    reason, metadata = refused_upload(client, upload_messages("j", token, LAYOUT, bad, CHUNK_BYTES))
     assert (reason, metadata) == ("NON_FINITE_PARAMETERS", {"tensor": "b"})
     upload(client, named(client, "w0"))
     assert_created_with_start(client)

@@ -12,27 +12,20 @@ import pytest
 from optimd_server.core.effects import Reason
 from optimd_server.runtime.host import OF_THE_JOB
 from optimd_server.service.errors import status_of
-from optimdpb import errors
 from optimdpb.checksum import crc32c
-from optimdpb.errors import STATUS_OF_REASON, Refused
+from optimdpb.errors import STATUS_OF_REASON, InvalidGradient, Refused
 from optimdpb.specs import Layout, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.support.contract import CONTRACT, Keys, metadata_of_reasons
+from tests.support.errors import LOCAL
 
 PROTO = CONTRACT.read_text()
 SERVER = Path(__file__).parents[2] / "server" / "optimd_server"
 METADATA = metadata_of_reasons()
 # What the comments say of these is seen where a server sends them: their calls have no fixed keys.
 RAISED_BY_CLASS = [
-    errors.InvalidSpec("f", "text"),
-    errors.InvalidLayout("w", "text"),
-    errors.JobMismatch("f", 1, 2),
-    errors.EpochSuperseded("w", 1, 2),
-    errors.LeaseExpired("w", 1),
-    errors.WorkerSetAside("w", 1, 2),
-    errors.SnapshotRefused("path", "text"),
-    errors.NotServed("method X"),
+    error for error in LOCAL.values() if isinstance(error, Refused) and type(error) not in (Refused, InvalidGradient)
 ]
 STATUS_NAMES = {code.name for code in grpc.StatusCode}
 

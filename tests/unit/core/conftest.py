@@ -153,6 +153,19 @@ class Job:
         return [e for e in self.effects if isinstance(e, Prepare | Apply)]
 
 
+def training(optimizer: Any, steps: int = 0, **spec: Any) -> Job:
+    """One worker that has made so many steps."""
+    job = Job(**{"optimizer": optimizer, "consistency": Sync(1), **spec}).ready()
+    job.join("w0")
+    train(job, steps)
+    return job
+
+
+def train(job: Job, steps: int, **fields: Any) -> None:
+    for _ in range(steps):
+        job.push("w0", **fields)
+
+
 @pytest.fixture
 def job() -> Job:
     """Sync(2), SGD 0.5, ready."""

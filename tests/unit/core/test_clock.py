@@ -38,23 +38,10 @@ from optimdpb.specs import (
     Warmup,
 )
 
-from tests.unit.core.conftest import Job
+from tests.unit.core.conftest import Job, train, training
 from tests.unit.core.test_saved import restored
 
 RAMP = Linear(0.0, 1.0, steps=100)
-
-
-def training(optimizer: Any, steps: int = 0, **spec: Any) -> Job:
-    """One worker that has made so many steps."""
-    job = Job(**{"optimizer": optimizer, "consistency": Sync(1), **spec}).ready()
-    job.join("w0")
-    train(job, steps)
-    return job
-
-
-def train(job: Job, steps: int, **fields: Any) -> None:
-    for _ in range(steps):
-        job.push("w0", **fields)
 
 
 def row(job: Job) -> np.ndarray[Any, Any]:
@@ -99,14 +86,6 @@ def test_who_is_rejected_in_the_round_before_a_change_is_told_the_new_rate() -> 
     assert rejected is not None
     assert (applied.applied_step, applied.learning_rate) == (0, 0.5)
     assert (rejected.applied_step, rejected.learning_rate) == (1, 0.25)
-
-
-def test_a_plateau_that_begins_hears_nothing_of_the_round_before() -> None:
-    job = training(SGD(0.5))
-    job.update("a", at_step=1, lr=Plateau(1.0, factor=0.5, patience=0))
-    train(job, 1, loss=1.0)
-    train(job, 1, loss=2.0)
-    assert job.machine.state.learning_rate() == 1.0  # 2.0 is the first loss it hears, no failure to improve
 
 
 def test_without_a_step_a_change_holds_for_the_first_update_that_is_not_on_its_way() -> None:
@@ -306,58 +285,6 @@ def test_a_long_schedule_is_cut_off_in_words_alone() -> None:
 def test_one_cycle_drives_momentum_only_while_it_gives_the_rate() -> None:
     job = training(SGDM(Sequence([(2, 0.1), (10, OneCycle(1.0, 10))])), 4)
     assert [bool(record.hyper_parameters) for record in job.rounds()] == [False, False, True, True]
-
-
-def test_plateau_follows_the_losses_of_rounds() -> None:
-    job = training(SGD(Plateau(1.0, factor=0.5, patience=1)))
-    for loss in (1.0, 0.9, 0.9, 0.9, 0.8, 0.8, 0.8):
-        train(job, 1, loss=loss)
-    assert job.rates() == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5]
-    assert job.machine.state.learning_rate() == 0.25
-
-
-@pytest.mark.parametrize("loss", [None, math.nan, math.inf])
-def test_a_round_without_a_loss_moves_no_plateau(loss: float | None) -> None:
-    job = training(SGD(Plateau(1.0, patience=0)))
-    train(job, 1, loss=1.0)
-    train(job, 5, loss=loss)
-    assert job.machine.state.learning_rate() == 1.0
-    train(job, 1, loss=1.0)
-    assert job.machine.state.learning_rate() == pytest.approx(0.1)
-
-
-def test_plateau_hears_the_mean_by_weight_and_in_async_every_push() -> None:
-    job = Job(optimizer=SGD(Plateau(1.0, patience=0))).ready()
-    job.join("w0", "w1")
-    for losses in ((2.0, 4.0), (4.0, 1.0)):  # means 3.5 and 1.75 by weights 1 and 3
-        job.push("w0", loss=losses[0])
-        job.push("w1", loss=losses[1], weight=3.0)
-    assert [record.loss for record in job.rounds()] == [3.5, 1.75]
-    assert job.machine.state.learning_rate() == 1.0
-    single = training(SGD(Plateau(1.0, factor=0.5, patience=1)), consistency=Async())
-    for loss in (1.0, 1.0, 1.0):
-        train(single, 1, loss=loss)
-    assert single.machine.state.learning_rate() == 0.5
-
-
-def test_plateau_in_a_sequence_begins_with_its_part_and_a_new_one_afresh() -> None:
-    job = training(SGD(Sequence([(2, 0.1), (1, Plateau(1.0, patience=0))])))
-    for loss in (1.0, 9.0, 1.0, 1.0):
-        train(job, 1, loss=loss)
-    assert job.rates() == [0.1, 0.1, 1.0, 1.0]
-    assert job.machine.state.learning_rate() == pytest.approx(0.1)
-    job.update("a", lr=Plateau(2.0, patience=0))
-    train(job, 1, loss=5.0)
-    assert job.rates()[-1] == 2.0
-    assert job.machine.state.learning_rate() == 2.0
-
-
-def test_a_change_of_something_else_leaves_the_plateau_where_it_is() -> None:
-    job = training(SGDM(Plateau(1.0, patience=0)))
-    train(job, 2, loss=1.0)
-    job.update("a", momentum=0.5)
-    train(job, 1)
-    assert job.rates()[-1] == pytest.approx(0.1)
 
 
 def test_a_rule_that_learned_its_rate_follows_the_schedule_from_there() -> None:
