@@ -7,7 +7,7 @@ PROCESSES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0))
 GENERATE = -m grpc_tools.protoc -I optimdpb=proto/optimd --python_out=$(1) --pyi_out=$(1) proto/optimd/v1/optimd.proto
 DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 
-.PHONY: demo test test-long check bench docs-pictures fix proto baseline clean
+.PHONY: demo test test-long check bench docs-pictures docs-cli fix proto baseline clean
 
 demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
@@ -41,6 +41,10 @@ check: .venv/stamp .venv-lowest/stamp
 # A picture of every schedule, and the page around them.
 docs-pictures: .venv/stamp
 	$(BIN)/python -m tests.support.docs_pictures
+
+# The page of the program's commands, of their help.
+docs-cli: .venv/stamp
+	$(BIN)/python -m tests.support.docs_cli
 
 fix: .venv/stamp
 	$(BIN)/ruff format .

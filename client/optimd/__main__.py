@@ -2,6 +2,6 @@
 
 import sys
 
-from optimd.cli import main
+from optimdpb.program import main
 
 sys.exit(main())

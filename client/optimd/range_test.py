@@ -1,33 +1,21 @@
-"""The learning-rate range test as its user sees it: the result, its picture, and `optimd lr-range-test`."""
+"""The learning-rate range test as its user sees it: the result and its picture."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import time
-import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from optimdpb.errors import OptimdError, Refused
+from optimdpb.errors import Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.command import ADDRESS, EXIT_FAILED, EXIT_OK, address_of, ask, complain, printable, run, who
 from optimd.session import Session
-from optimd.transport import Transport
 
 LR_START, LR_END, STEPS = 1e-6, 10.0, 200
 # Pulls (True) or makes a step (False) and tells the lineage of the parameters that came, None if it is not known.
 Trains = Callable[[bool], str | None]
 SWEEPS = ("exponential", "linear")
-POLL_INTERVAL_S = 0.2
-
-
-class NoSuggestion(OptimdError):
-    """The range test ended, and its losses suggest no rate."""
 
 
 @dataclass(frozen=True)
@@ -132,74 +120,3 @@ def result_of(message: pb.GetRangeTestResponse) -> RangeTestResult:
         losses=tuple(entry.loss if entry.HasField("loss") else None for entry in message.rounds),
         smoothed=tuple(message.smoothed),
     )
-
-
-def main(argv: list[str]) -> int:
-    """Run a range test on a job whose workers train. Returns 0; 1 if it suggests nothing or fails; exits 2 on usage."""
-    options = _parser().parse_args(argv)
-    results: list[RangeTestResult] = []
-
-    def work(transport: Transport) -> str:
-        results.append(_run(transport, options))
-        return json.dumps(_facts(options.job, results[0])) + "\n" if options.json else _text(options.job, results[0])
-
-    status = run("lr-range-test", options.server, work)
-    if status != EXIT_OK:
-        return status
-    if options.plot is not None:
-        try:
-            results[0].save_picture(options.plot)
-        except ImportError as error:
-            complain("lr-range-test", ImportError(f"{error}: pip install 'optimd[plot]'"))
-            return EXIT_FAILED
-        except OSError as error:
-            complain("lr-range-test", error)
-            return EXIT_FAILED
-    return EXIT_OK if results[0].lr_base is not None else EXIT_FAILED
-
-
-def _run(transport: Transport, options: argparse.Namespace) -> RangeTestResult:
-    """Start it, wait for its end; an interrupt ends it."""
-    request_id = uuid.uuid4().hex
-    sweep = "linear" if options.linear else "exponential"
-    start = start_request(options.job, who(), request_id, options.lr_start, options.lr_end, options.steps, sweep)
-    ask(transport, options.server, "StartRangeTest", start)
-    try:
-        while True:
-            report = ask(transport, options.server, "GetRangeTest", pb.GetRangeTestRequest(job=options.job))
-            if report.request_id != request_id:
-                raise Refused("NO_RANGE_TEST", f"expected range test {request_id}, the job has had another since")
-            if report.done:
-                return result_of(report)
-            time.sleep(POLL_INTERVAL_S)
-    except KeyboardInterrupt:
-        stop = pb.UpdateJobRequest(
-            job=options.job, request_id=f"stop-{request_id}", state=pb.JOB_STATE_READY, requester=who()
-        )
-        ask(transport, options.server, "UpdateJob", stop)
-        raise NoSuggestion("interrupted: the range test was ended, the job goes on as before it") from None
-
-
-def _facts(job: str, result: RangeTestResult) -> dict[str, Any]:
-    return {"job": job, "lr": result.lr, **asdict(result)}
-
-
-def _text(job: str, result: RangeTestResult) -> str:
-    lines = [f"{job}: {len(result.learning_rates)} steps, {result.end}", f"  {printable(result.explanation)}"]
-    if result.lr_base is not None and result.lr_max is not None:
-        lines.append(f"  suggested: lr_base {result.lr_base:.3g}, lr_max {result.lr_max:.3g}; constant {result.lr:.3g}")
-    return "\n".join(lines) + "\n"
-
-
-def _parser() -> argparse.ArgumentParser:
-    description = "Sweep the learning rate of a running job, then put its state back and say which rates suit it."
-    parser = argparse.ArgumentParser(prog="optimd lr-range-test", description=description, allow_abbrev=False)
-    parser.add_argument("job", metavar="JOB")
-    parser.add_argument("--server", type=address_of, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}")
-    parser.add_argument("--lr-start", type=float, default=LR_START, metavar="LR", help=f"default: {LR_START:g}")
-    parser.add_argument("--lr-end", type=float, default=LR_END, metavar="LR", help=f"default: {LR_END:g}")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"default: {STEPS}")
-    parser.add_argument("--linear", action="store_true", help="by equal differences (default: by equal factors)")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curve")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with the curve")
-    return parser

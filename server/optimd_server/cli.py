@@ -1,188 +1,93 @@
-"""`optimd serve`: start, say when ready, stop in order."""
+"""`optimd serve`: what can be wrong with its options, its port and its data directory is found before anything slow."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
-import os
-import resource
-import signal
 import sys
-import threading
-import time
-from collections.abc import Callable
-from importlib.metadata import version
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from optimdpb.address import is_loopback, split_address
-from optimdpb.errors import Refused
+import click
+from optimdpb import program
+from optimdpb.address import is_loopback
+from optimdpb.program.command import command
+from optimdpb.program.ending import DONE, USAGE
 
-from optimd_server.logs import LogLines
-from optimd_server.optimizers.warmup import compile_kernels
-from optimd_server.options import config_of, parser
-from optimd_server.runtime import Runtime, ServerConfig
-from optimd_server.runtime.daemon import DaemonThread
-from optimd_server.runtime.memory import keep_freed_memory
-from optimd_server.service import Service
+from optimd_server.options import serve_options
 
-log = logging.getLogger("optimd_server")
+if TYPE_CHECKING:
+    from optimd_server.config import ServerConfig
+    from optimd_server.storage import Store
 
-# So long after a second signal the process ends, whatever is not saved by then.
-HURRY_S = 10.0
-# So long the last lines of the log are given to be read.
-FLUSH_S = 1.0
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+_EPILOG = """
+Settings:
+  An option counts before the variable OPTIMD_<OPTION>, that before the
+  configuration file, that before the default. The file is TOML: the names of
+  the options with underscores (staging_mib = 512). --print-config writes one.
+
+Signals:
+  SIGTERM, SIGINT, SIGHUP  save every job, then end; a second one leaves out
+                           retries and grace and gives what is being saved
+                           10 s more, a third ends at once.
+  SIGUSR1, SIGUSR2         do nothing.
+
+Exit status:
+  0  everything is saved, or there was no --data-dir
+  1  it could not start, or something could not be saved: the last line on
+     stderr says what
+  2  wrong usage: an option, a variable, the configuration file
+
+It prints `serving on HOST:PORT` once it takes calls; until then health says
+NOT_SERVING and calls are refused.
+"""
 
 
 def main(argv: list[str]) -> int:
     """The module's own entry: only `serve`."""
     if not argv or argv[0] != "serve":
         print("usage: python -m optimd_server serve [--listen HOST:PORT] ...", file=sys.stderr)
-        return EXIT_USAGE
-    return serve(argv[1:])
+        return USAGE
+    return program.main(argv)
 
 
-def serve(argv: list[str]) -> int:
-    """Run a server until a signal ends it. Returns 0 after an orderly end, 1 on failure, 2 on wrong usage."""
-    options = parser().parse_args(argv)
-    try:
-        host, port = _listen_address(options.listen)
-        _check_exposure(host, options.insecure)
-        config = config_of(options)
-    except ValueError as error:
-        print(f"optimd serve: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    _raise_open_files_limit()
-    keep_freed_memory()
-    lines = LogLines()
-    status, message = EXIT_OK, ""
-    try:
-        asyncio.run(_run(host, port, config, lines, watch_stdin=options.until_stdin_closes))
-    except (OSError, Refused) as error:
-        status, message = EXIT_FAILED, str(error)
-    if not lines.flush(FLUSH_S):  # nobody reads them: whatever else is written to stderr would wait for ever
-        os._exit(status)
-    if message:
-        print(f"optimd serve: {message}", file=sys.stderr)
-    return status
+@command("serve", example="optimd serve --data-dir /var/lib/optimd", epilog=_EPILOG)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    envvar="OPTIMD_CONFIG",
+    show_envvar=True,
+    help="Read settings from this file; without it none is read.",
+)
+@click.option("--print-config", is_flag=True, help="Print the settings that hold, as a configuration file, and end.")
+@click.option("--until-stdin-closes", is_flag=True, help="End in order when stdin reaches its end.")
+@serve_options
+def serve(config_file: Path | None, *, print_config: bool, until_stdin_closes: bool, **given: Any) -> int:
+    """Serve jobs over gRPC until a signal ends it."""
+    from optimd_server.settings import effective, server_config, text_of
+
+    found = effective(given, config_file)
+    host, port = found.address
+    if print_config:
+        sys.stdout.write(text_of(found))
+        return DONE
+    if not is_loopback(host) and not found.values["insecure"]:
+        # Anybody who reaches the port can read and change every job, so leaving loopback must be said aloud.
+        raise click.UsageError(f"{host} is not loopback and there is no TLS yet: add --insecure to allow it")
+    config = server_config(found)
+    store = _begin(host, port, config)
+    from optimd_server.serving import run
+
+    return run(host, port, config, store, watch_stdin=until_stdin_closes)
 
 
-def _leave(lines: LogLines, status: int, message: str) -> NoReturn:
-    """End now, while a thread compiles or waits for a disk: an orderly teardown would wait for it, or tear it up."""
-    if lines.flush(FLUSH_S) and message:
-        print(f"optimd serve: {message}", file=sys.stderr, flush=True)
-    os._exit(status)
+def _begin(host: str, port: int, config: ServerConfig) -> Store | None:
+    """Find out in milliseconds whether port and data directory can be had. Raises OSError."""
+    from optimd_server.ports import check_port
 
+    check_port(host, port)
+    if config.data_dir is None:
+        return None
+    from optimd_server.storage import DataDirectory
 
-class _Ending:
-    """What signals ask for: `first`: to end; then to hasten; `last`: not to wait for anything."""
-
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self.first = asyncio.Event()
-        self.last = asyncio.Event()
-        self._hastened = False
-
-    def ask(self, why: str) -> None:
-        """A signal, or something that counts as one."""
-        if not self.first.is_set():
-            log.info("%s: saving, then ending", why)
-            self.first.set()
-        elif not self._hastened:
-            log.info("%s: ending within %g s", why, HURRY_S)
-            self._hastened = True
-            self._service.hasten()
-            asyncio.get_running_loop().call_later(HURRY_S, self.last.set)
-        else:
-            self.last.set()
-
-    def listen(self) -> None:
-        """Take signals from now on. SIGHUP goes on being ignored where nohup said so."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self.ask, number.name)
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            loop.add_signal_handler(number, log.info, "%s: nothing to do", number.name)
-
-
-async def _run(host: str, port: int, config: ServerConfig, lines: LogLines, *, watch_stdin: bool) -> None:
-    loop = asyncio.get_running_loop()
-    runtime = Runtime(config)
-    service = Service(runtime)
-    ending = _Ending(service)
-    ending.listen()
-    log.info("optimd %s, process %d, data directory %s", version("optimd"), os.getpid(), config.data_dir or "none")
-    if watch_stdin:
-        _call_when_stdin_closes(lambda: loop.call_soon_threadsafe(ending.ask, "stdin closed"))
-    starting = loop.create_task(service.start(host, port, _prepare))
-    await _first_of(starting, ending.first)
-    if not starting.done() and not runtime.must_end_in_order:
-        _leave(lines, EXIT_OK, "")  # nothing was served, so nothing is to be saved
-    await _first_of(starting, ending.last)
-    if not starting.done():
-        _leave(lines, EXIT_FAILED, "ended while it started: what a caller was told by then is not saved")
-    try:
-        bound = starting.result()
-    except BaseException:
-        await service.stop()  # what it has begun: it serves nothing, so nothing is saved
-        raise
-    print(f"serving on {host}:{bound}", flush=True)
-    await ending.first.wait()
-    stopping = loop.create_task(service.stop())
-    await _first_of(stopping, ending.last)
-    if not stopping.done() and runtime.saved_all:
-        _leave(lines, EXIT_OK, "")
-    if not stopping.done():
-        _leave(lines, EXIT_FAILED, f"ended before everything was saved; not saved: {', '.join(runtime.unsaved)}")
-    await stopping
-
-
-async def _first_of(task: asyncio.Task[Any], event: asyncio.Event) -> None:
-    """Until the task is done or the event is set."""
-    waiting = asyncio.ensure_future(event.wait())
-    await asyncio.wait([task, waiting], return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
-
-
-async def _prepare() -> None:
-    """Compile, which on a new machine takes half a minute."""
-    started_s = time.monotonic()
-    log.info("compiling kernels, or reading them from %s", os.environ.get("NUMBA_CACHE_DIR"))
-    await asyncio.get_running_loop().run_in_executor(DaemonThread("optimd-compile"), compile_kernels)
-    # What the compiler has left is for ever: to look through it for garbage would stop all calls for 0.1 s.
-    gc.collect()
-    gc.freeze()
-    log.info("kernels ready in %.1f s", time.monotonic() - started_s)
-
-
-def _raise_open_files_limit() -> None:
-    """Every worker is a connection: the usual soft limit of 1,024 would turn the thousandth away."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _call_when_stdin_closes(callback: Callable[[], object]) -> None:
-    """The parent holds the other end: it closes even when the parent is killed."""
-
-    def wait_for_end() -> None:
-        # The bare descriptor: a thread inside sys.stdin at exit would hold a lock that the interpreter wants.
-        while os.read(0, 4096):
-            pass
-        callback()
-
-    threading.Thread(target=wait_for_end, name="optimd-stdin", daemon=True).start()
-
-
-def _listen_address(text: str) -> tuple[str, int]:
-    try:
-        return split_address(text, port_min=0)
-    except ValueError as error:
-        raise ValueError(f"--listen: {error}") from None
-
-
-def _check_exposure(host: str, insecure: bool) -> None:
-    """Anybody who reaches the port can read and change every job, so leaving loopback must be said aloud."""
-    if not is_loopback(host) and not insecure:
-        raise ValueError(f"--listen: {host} is not loopback and there is no TLS yet: add --insecure to allow it")
+    return DataDirectory(config.data_dir)

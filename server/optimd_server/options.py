@@ -1,92 +1,100 @@
-"""The command line of `optimd serve`: every field of ServerConfig is an option."""
+"""The settings of `optimd serve` and the options made of them: every field of Listening and ServerConfig is one."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import math
+import functools
 import typing
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from optimd_server.runtime import ServerConfig
+import click
+from optimdpb.program.command import number_words
 
-_EPILOG = """
-signals:
-  SIGTERM, SIGINT, SIGHUP   save every job, then end; a second one leaves out retries and grace and gives what is being
-                            saved 10 s more, a third ends at once. SIGUSR1 and SIGUSR2 do nothing.
-exit status:
-  0  everything is saved, or there was no --data-dir
-  1  it could not start, or something could not be saved: the last line on stderr says what
-  2  wrong usage
+from optimd_server.config import Listening, ServerConfig
 
-It prints `serving on HOST:PORT` once it takes calls; until then health says NOT_SERVING and calls are refused.
-"""
+F = TypeVar("F", bound=Callable[..., Any])
+PREFIX = "OPTIMD_"
+_METAVARS = {"_s_max": "SECONDS", "bytes": "BYTES", "_mib": "MIB"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of `optimd serve`."""
-    made = argparse.ArgumentParser(
-        prog="optimd serve",
-        description="Serve jobs over gRPC.",
-        epilog=_EPILOG,
-        allow_abbrev=False,
-        formatter_class=_Formatter,
-    )
-    made.add_argument(
-        "--listen", default="127.0.0.1:50051", metavar="HOST:PORT", help="port 0 picks one (default: 127.0.0.1:50051)"
-    )
-    made.add_argument("--insecure", action="store_true", help="allow an address that is not loopback, without TLS")
-    made.add_argument("--until-stdin-closes", action="store_true", help="end in order when stdin reaches its end")
-    types = typing.get_type_hints(ServerConfig)
-    for field in dataclasses.fields(ServerConfig):
-        _add(made, field, types[field.name])
-    return made
+@dataclass(frozen=True)
+class Setting:
+    """One of them. key: its name in files; kind: bool, int, float, str or Path; low, high: in the unit of the option;
+    unit: how many of the field's one of the option is; shown: the default in words.
+    """
+
+    key: str
+    field: str
+    kind: type
+    what: str
+    low: float
+    high: float
+    unit: int
+    shown: str
+
+    @property
+    def option(self) -> str:
+        """As it is written on the command line; that of a flag turns it on."""
+        return f"--{self.key.replace('_', '-')}"
+
+    @property
+    def variable(self) -> str:
+        """Of the environment."""
+        return PREFIX + self.key.upper()
+
+    @property
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        if self.kind in (int, float):
+            return number_words(self.kind, self.low, self.high)
+        return {bool: "true or false", Path: "the path of a folder", str: "HOST:PORT"}[self.kind]
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value in help."""
+        if self.kind is Path:
+            return "DIR"
+        if self.kind is str:
+            return "HOST:PORT"
+        if self.key.endswith("_s"):
+            return "SECONDS"
+        return next((name for part, name in _METAVARS.items() if part in self.key), "N")
 
 
-def config_of(options: argparse.Namespace) -> ServerConfig:
-    """Raises ValueError, naming the option, for a value out of range."""
-    given: dict[str, Any] = {}
-    for field in dataclasses.fields(ServerConfig):
-        value = getattr(options, field.name)
-        if value is None:
-            continue
-        low, high, unit = (
-            field.metadata.get(key, plain) for key, plain in (("low", 0), ("high", math.inf), ("unit", 1))
-        )
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not low / unit <= value <= high / unit or math.isinf(value):
-                raise ValueError(f"{option_of(field)}: expected {_range(low / unit, high / unit)}, got {value}")
-            value *= unit
-        given[field.name] = value
-    return ServerConfig(**given)
+@functools.cache
+def settings() -> dict[str, Setting]:
+    """All of them by key, in the order of their fields."""
+    made = [_setting(each, cls) for cls in (Listening, ServerConfig) for each in dataclasses.fields(cls)]
+    return {setting.key: setting for setting in made}
 
 
-def option_of(field: dataclasses.Field[Any]) -> str:
-    """The option of a field of ServerConfig."""
-    name = field.metadata.get("option") or field.name.replace("_", "-")
-    return f"--no-{name}" if field.default is True else f"--{name}"
+def _setting(field: dataclasses.Field[Any], cls: type) -> Setting:
+    kinds = [kind for kind in typing.get_args(typing.get_type_hints(cls)[field.name]) if kind is not type(None)]
+    kind = kinds[0] if kinds else typing.get_type_hints(cls)[field.name]
+    about = field.metadata
+    unit = about["unit"]
+    shown = about["shown"] or ("none" if field.default is None else _spelt(kind, field.default))
+    key = about["option"] or field.name
+    return Setting(key, field.name, kind, about["what"], about["low"] / unit, about["high"] / unit, unit, shown)
 
 
-class _Formatter(argparse.HelpFormatter):
-    """Descriptions as they are written."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text.strip("\n")
-
-
-def _add(made: argparse.ArgumentParser, field: dataclasses.Field[Any], kind: Any) -> None:
-    what, option = field.metadata.get("what", ""), option_of(field)
+def _spelt(kind: type, default: Any) -> str:
     if kind is bool:
-        made.add_argument(option, dest=field.name, action="store_false", default=None, help=what)
-        return
-    letter, convert = {int: ("N", int), float: ("S", float)}.get(kind, ("DIR", Path))
-    shown = "none" if field.default is None else f"{field.default:g}" if kind is float else str(field.default)
-    default = field.metadata.get("shown") or shown
-    made.add_argument(
-        option, dest=field.name, type=convert, metavar=letter, help=f"{what} (default: {default})".replace("%", "%%")
-    )
+        return "on" if default else "off"
+    return f"{default:g}" if kind is float else str(default)
 
 
-def _range(low: float, high: float) -> str:
-    return f"at least {low:.12g}" if math.isinf(high) else f"{low:.12g} to {high:.12g}"
+def serve_options(function: F) -> F:
+    """An option for each setting; None where it is not given, else as it was written."""
+    for setting in reversed(settings().values()):
+        names = f"{setting.option}/--no-{setting.option[2:]}" if setting.kind is bool else setting.option
+        if setting.kind is bool:
+            taken: dict[str, Any] = {"is_flag": True}
+        else:
+            taken = {"type": click.Path() if setting.kind is Path else str, "metavar": setting.metavar}
+        text = f"{setting.what[0].upper()}{setting.what[1:]}.  [env var: {setting.variable}; default: {setting.shown}]"
+        function = click.option(names, setting.key, default=None, help=text, **taken)(function)
+    return function

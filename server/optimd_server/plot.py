@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 import textwrap
@@ -12,17 +10,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 from optimdpb.codec import schedule_from_spelling
 from optimdpb.errors import Refused
+from optimdpb.program.command import Number, Parsed, command, json_option
+from optimdpb.program.ending import Failed, json_text
 from optimdpb.specs import Schedule
 from optimdpb.specs.compound import plateaus
 from optimdpb.specs.text import schedule_to_text
 
 from optimd_server.schedules import PlateauState, momentum_of, plateau_at, rate_of
 
-EXIT_OK, EXIT_FAILED = 0, 1
 STEPS_MAX = 10_000_000
 POINTS_MAX = 5000
+WORKERS_MAX = 4096
 TERMINAL_SIZE = (78, 17)
 LABEL_CHARACTERS = 95
 # The example loss falls in so many stages, each to this share of the last.
@@ -40,27 +41,65 @@ class Curve:
     losses: list[float] | None = None
 
 
-def main(argv: list[str]) -> int:
-    """Draw schedules. Returns 0, 1 if a library is missing or the file cannot be written; exits 2 on wrong usage."""
-    options = _parser().parse_args(argv)
-    schedules = [options.schedule, *options.compare]
-    curves = [curve for schedule in schedules for curve in curves_of(schedule, options.steps, options.workers)]
-    if options.json:
-        sys.stdout.write(json.dumps({"curves": [asdict(curve) for curve in curves]}) + "\n")
-        return EXIT_OK
-    across = "global step" if options.workers is None else "push of one worker"
+def _schedule_of(text: str) -> Schedule:
     try:
-        if options.out is None:
+        return schedule_from_spelling(text)
+    except Refused as error:
+        raise ValueError(str(error)) from None
+
+
+_SCHEDULE = Parsed("SCHEDULE", _schedule_of)
+
+
+@command("plot-schedule", example="optimd plot-schedule 'sgdr(lr_max=1e-3, lr_min=1e-5, period=500)' --steps 5000")
+@click.argument("schedule", type=_SCHEDULE)
+@click.option("--steps", type=Number(int, 1, STEPS_MAX), required=True, metavar="N", help="Draw steps 0 to N - 1.")
+@click.option(
+    "--compare", type=_SCHEDULE, multiple=True, metavar="SCHEDULE", help="Draw this one too. May be repeated."
+)
+@click.option(
+    "--workers",
+    type=Number(int, 1, WORKERS_MAX),
+    metavar="n",
+    help="By the pushes of one worker: under Async and Ssp one push is one step, so n workers go through the schedule "
+    "n times as fast as under Sync.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.png", help="Write a picture; it is drawn here if not given."
+)
+@click.option("--log", is_flag=True, help="Logarithmic values in the picture.")
+@json_option
+@click.pass_context
+def main(
+    context: click.Context,
+    schedule: Schedule,
+    steps: int,
+    compare: tuple[Schedule, ...],
+    workers: int | None,
+    out: Path | None,
+    *,
+    log: bool,
+    as_json: bool,
+) -> None:
+    """Draw schedules of the learning rate, here or as a picture, or print their values.
+
+    SCHEDULE is a number, or one of docs/schedules.md such as 'cosine(1e-3, 0, 5000)', or its JSON form. Needs
+    optimd[plot] but for --json: {"curves": [{"label", "steps", "values", ...}]}.
+    """
+    if as_json and out is not None:
+        raise click.UsageError("expected --json or --out, got both", context)
+    curves = [curve for each in (schedule, *compare) for curve in curves_of(each, steps, workers)]
+    if as_json:
+        sys.stdout.write(json_text({"curves": [asdict(curve) for curve in curves]}))
+        return
+    across = "global step" if workers is None else "push of one worker"
+    try:
+        if out is None:
             sys.stdout.write(terminal_text(curves, across))
         else:
-            save_picture(curves, options.out, across, log=options.log)
+            save_picture(curves, out, across, log=log)
     except ImportError as error:
-        sys.stderr.write(f"optimd plot-schedule: {error}: pip install 'optimd[plot]'\n")
-        return EXIT_FAILED
-    except OSError as error:
-        sys.stderr.write(f"optimd plot-schedule: {error}\n")
-        return EXIT_FAILED
-    return EXIT_OK
+        raise Failed("NOT_INSTALLED", f"{error}: pip install 'optimd[plot]'") from error
 
 
 def curves_of(schedule: Schedule, steps: int, workers: int | None = None) -> list[Curve]:
@@ -176,46 +215,3 @@ def _axis_beside(axes: Any, label: str) -> Any:
     beside.set_ylabel(label, color="tab:gray")
     beside.tick_params(colors="tab:gray")
     return beside
-
-
-def _schedule_of(text: str) -> Schedule:
-    try:
-        return schedule_from_spelling(text)
-    except Refused as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _number(low: int, high: int) -> Any:
-    def number(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(f"expected {low} to {high}, got {text!r}")
-        return int(text)
-
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optimd plot-schedule",
-        description="Draw schedules such as 'sgdr(lr_max=1e-3, lr_min=1e-5, period=500)', or their JSON form.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("schedule", type=_schedule_of, metavar="SCHEDULE")
-    parser.add_argument(
-        "--compare", type=_schedule_of, nargs="+", default=[], metavar="SCHEDULE", help="draw these too"
-    )
-    parser.add_argument("--steps", type=_number(1, STEPS_MAX), required=True, metavar="N", help="draw steps 0 to N - 1")
-    parser.add_argument(
-        "--workers",
-        type=_number(1, 4096),
-        metavar="n",
-        help="by the pushes of one worker: under Async and Ssp one push is one step, so n workers go through the "
-        "schedule n times as fast as under Sync",
-    )
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--out", type=Path, metavar="FILE.png", help="write a picture (default: draw in the terminal)")
-    shown.add_argument(
-        "--json", action="store_true", help='print the points: {"curves": [{"label", "steps", "values", ...}]}'
-    )
-    parser.add_argument("--log", action="store_true", help="logarithmic values in the picture")
-    return parser

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optimd_server.runtime.config import ServerConfig
+from optimd_server.config import ServerConfig
 from optimdpb.specs import SGDM, Adam, AdamW, Optimizer
 
 from tests.bench.pairs import Figure, alternate

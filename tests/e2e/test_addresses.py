@@ -73,7 +73,7 @@ def test_what_a_server_prints_can_be_used_as_it_stands(listen: str, also: str) -
         for address in (server.address, f"{also}:{port}"):
             with optimd.connect(address, job="j", worker="w0", timeout_s=SOON_S) as worker:
                 worker.ensure_job({"w": np.zeros(3, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
-        shown = run(sys.executable, "-m", "optimd", "status", server.address)
+        shown = run(sys.executable, "-m", "optimd", "status", "--server", server.address)
         assert (shown.returncode, shown.stderr) == (0, "")
 
 
@@ -182,7 +182,7 @@ def test_another_server_is_told_from_one_that_is_away(
         ):
             worker.ensure_job({"w": np.zeros(3, np.float32)}, optimd.SGD(1.0), optimd.Sync(1))
         assert time.monotonic() - started_s < SOON_S
-        shown = run(sys.executable, "-m", "optimd", "status", address)
+        shown = run(sys.executable, "-m", "optimd", "status", "--server", address)
     assert str(caught.value).startswith(f"no optimd server at {address}: ")
     assert says in str(caught.value)
     assert "check host and port" in str(caught.value)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import optimd
 import pytest
-from optimd import changes
 from optimd_server.core.effects import RoundRecord
 from optimd_server.core.log import replay
 from optimd_server.runtime.eventlog import read_event_log
 from optimd_server.schedules import momentum_of, rate_of
 from optimdpb.errors import Refused
+from optimdpb.program import main
 
 from tests.e2e.scene import eventually
 from tests.support.servers import ServerProcess
@@ -112,13 +112,13 @@ def test_every_update_has_the_rate_of_its_step(
             assert observer.status().global_step == run.pause_step
             assert observer.status().waiting_for == f"the job is paused at step {run.pause_step}"
             third = f"warmup(linear(0.1, 0.001, {updates}), {updates // 2})"
-            said = ["j", "--server", server.address, "--schedule", third, "--at-step", str(run.borders[2])]
-            assert changes.set_lr(said) == 0
+            at = ("--job", "j", "--server", server.address)
+            assert main(["set-lr", *at, "--schedule", third, "--at-step", str(run.borders[2])]) == 0
             assert capsys.readouterr().out == f"j: revision 3 holds from step {run.borders[2]} on\n"
             assert server.terminate() == 0
             server = ServerProcess(*arguments, port=int(server.address.rpartition(":")[2]))
             assert observer.status().state == "paused"
-            assert changes.resume(["j", "--server", server.address]) == 0
+            assert main(["resume", *at]) == 0
         with optimd.connect(server.address, job="j", observer=True) as observer:
             status = observer.status()
         assert (status.state, status.global_step, status.revision) == ("finished", updates, 4)

@@ -13,7 +13,6 @@ import grpc
 import numpy as np
 import optimd
 import pytest
-from optimd import deletion
 from optimd_server.runtime import ServerConfig
 from optimd_server.storage.directory import folder_name
 from optimdpb.codec import job_spec_to_proto
@@ -22,6 +21,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import LAYOUT, SPEC, WORKER, Scene, eventually, until_bytes
 from tests.support.calls import RawClient, push_messages, reason_of, upload_messages
+from tests.support.program import said
 from tests.support.servers import ThreadServer
 
 START = {"w": np.zeros(4, np.float32)}
@@ -358,16 +358,14 @@ def shell(
     stdin = io.StringIO(answer or "")
     monkeypatch.setattr(stdin, "isatty", lambda: answer is not None)
     monkeypatch.setattr("sys.stdin", stdin)
-    ended = deletion.main(list(arguments))
-    out, err = capsys.readouterr()
-    return ended, out, err
+    return said(capsys, "delete-job", *arguments)
 
 
 def test_the_command_asks(disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with disk.serve() as server, RawClient(server.address) as client:
         Scene(server, client, "j").good_step()
         client.call("CreateSnapshot", pb.CreateSnapshotRequest(job="j"))
-        at = ("j", "--server", server.address)
+        at = ("--job", "j", "--server", server.address)
         ended, out, err = shell(capsys, monkeypatch, None, *at)
         assert (ended, out) == (1, "")
         assert err == "optimd delete-job: expected --yes, since there is no terminal to ask on: nothing was deleted\n"
@@ -383,5 +381,5 @@ def test_the_command_asks(disk: Disk, capsys: pytest.CaptureFixture[str], monkey
         )
         ended, out, _ = shell(capsys, monkeypatch, None, *at, "--yes", "--with-snapshots", "--json")
         assert (ended, json.loads(out)) == (0, {"job": "j", "global_step": 0, "snapshots_kept": None})
-        ended, _, err = shell(capsys, monkeypatch, None, "k", "--server", server.address, "--yes")
+        ended, _, err = shell(capsys, monkeypatch, None, "--job", "k", "--server", server.address, "--yes")
         assert (ended, err) == (1, "optimd delete-job: expected a job of this server, got 'k'\n")

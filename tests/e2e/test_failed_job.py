@@ -12,7 +12,6 @@ import grpc
 import numpy as np
 import optimd
 import pytest
-from optimd import status
 from optimd_server.core.events import Applied, Ticked
 from optimd_server.runtime import JobHost, ServerConfig
 from optimdpb.errors import Refused
@@ -20,6 +19,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
 from tests.support.calls import RawClient, reason_of
+from tests.support.program import job_text
 from tests.support.servers import ThreadServer
 
 ELEMENTS = 1000
@@ -102,7 +102,7 @@ class Scene:
         assert "job 'bad' failed at step 2" in told.failure
         assert "incident" in told.failure
         assert host.is_trusted == trusted
-        assert f"  {told.failure}\n" in status.job_text("bad", told)
+        assert f"  {told.failure}\n" in job_text("bad", told)
         for work in (optimd.Worker.pull, optimd.Worker.pause, optimd.Worker.resume):
             with pytest.raises(Refused) as refused:
                 work(self.workers[0])

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import optimd
 import pytest
-from optimd import changes, status
 from optimd_server.runtime import ServerConfig
 from optimdpb.errors import Refused
 
 from tests.e2e.scene import eventually
+from tests.support.program import said, told
 from tests.support.servers import ThreadServer
 
 ONES = {"w": np.ones(4, np.float32)}
@@ -154,18 +154,15 @@ def test_a_mismatch_names_ways_out_that_work(server: ThreadServer, capsys: pytes
     words = mismatch(server, steps_max=4)
     assert words.startswith("the job exists with another steps_max: it has 2, the request has 4. Take another job name")
     assert "optimd set-steps" in words
-    at = ["j", "--server", server.address]
-    assert changes.set_lr([*at, "--schedule", "0.5"]) == 1
-    assert "the job is FINISHED" in capsys.readouterr().err
-    assert changes.set_steps([*at, "4"]) == 0
-    assert capsys.readouterr().out == "j: revision 1 holds from step 2 on\n"
-    assert changes.set_lr([*at, "--schedule", "0.5"]) == 0
+    at = ("--job", "j", "--server", server.address)
+    status, _, err = said(capsys, "set-lr", *at, "--schedule", "0.5")
+    assert (status, "the job is FINISHED" in err) == (1, True)
+    assert told(capsys, "set-steps", *at, "4") == "j: revision 1 holds from step 2 on\n"
+    told(capsys, "set-lr", *at, "--schedule", "0.5")
     found, parameters = run(server, 2, steps_max=4, rule=optimd.SGD(0.5))
     assert found == optimd.JobStart(created=False, global_step=2, finished=False)
     assert parameters == [-2.0] * 4
-    capsys.readouterr()
-    assert status.main([server.address]) == 0
-    assert "j: finished, global step 4 of 4, lineage" in capsys.readouterr().out
+    assert "j: finished, global step 4 of 4, lineage" in told(capsys, "status", "--server", server.address)
 
 
 def test_the_script_as_it_was_still_knows_its_job(server: ThreadServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,16 +12,13 @@ from optimd_server.schedules import momentum_of, rate_of
 from optimdpb.specs.text import CLASS_OF_NAME, schedule_from_text
 from PIL import Image
 
-from tests.support import docs_pictures
+from tests.support import docs_pictures, program
 
 SGDR = "sgdr(lr_max=0.1, lr_min=0.01, period=50)"
 
 
 def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert plot.main(list(arguments)) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    return said.out
+    return program.told(capsys, "plot-schedule", *arguments)
 
 
 def points(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[plot.Curve]:
@@ -42,7 +39,7 @@ def test_every_schedule_is_drawn_as_it_is(entry: docs_pictures.Entry, capsys: py
 
 
 def test_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    text = told(capsys, SGDR, "--steps", "200", "--compare", "one_cycle(0.1, 200)", "0.05")
+    text = told(capsys, SGDR, "--steps", "200", "--compare", "one_cycle(0.1, 200)", "--compare", "0.05")
     assert text.splitlines()[0].strip() == "value by global step"
     assert f"1. {SGDR}\n   from 0.1 to 0.0100888, highest 0.1 at 0, lowest 0.0100888 at 49\n" in text
     assert "2. one_cycle(lr_max=0.1, steps=200)\n" in text
@@ -52,7 +49,7 @@ def test_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, again = tmp_path / "a.png", tmp_path / "b.png"
-    asked = [SGDR, "--steps", "200", "--compare", "one_cycle(0.1, 200)", "plateau(0.1)"]
+    asked = [SGDR, "--steps", "200", "--compare", "one_cycle(0.1, 200)", "--compare", "plateau(0.1)"]
     assert told(capsys, *asked, "--out", str(first)) == ""
     told(capsys, *asked, "--out", str(again))
     assert first.read_bytes() == again.read_bytes()
@@ -88,23 +85,22 @@ def test_json_in(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "words"),
     [
         ([SGDR], "--steps"),
-        ([SGDR, "--steps", "0"], "expected 1 to 10000000, got '0'"),
+        ([SGDR, "--steps", "0"], "expected a whole number from 1 to 10000000, got '0'"),
         ([SGDR, "--steps", "x"], "got 'x'"),
-        ([SGDR, "--steps", "10000001"], "expected 1 to 10000000"),
+        ([SGDR, "--steps", "10000001"], "from 1 to 10000000, got"),
         (["sgdr(0.1, 0.01, 0)", "--steps", "5"], "sgdr.period: expected an integer from 1"),
         (["nothing(1)", "--steps", "5"], "expected one of constant, linear"),
         (['{"sgdr": 1}', "--steps", "5"], "expected a schedule as JSON"),
         (["{", "--steps", "5"], "Expecting property name"),
-        ([SGDR, "--steps", "5", "--workers", "0"], "expected 1 to 4096"),
-        ([SGDR, "--steps", "5", "--json", "--out", "x.png"], "not allowed with"),
-        ([SGDR, "--step", "5"], "required: --steps"),
+        ([SGDR, "--steps", "5", "--workers", "0"], "from 1 to 4096"),
+        ([SGDR, "--steps", "5", "--json", "--out", "x.png"], "expected --json or --out, got both"),
+        ([SGDR, "--step", "5"], "there is no option --step: did you mean --steps?"),
     ],
 )
 def test_wrong_usage(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        plot.main(arguments)
-    assert ended.value.code == 2
-    assert words in capsys.readouterr().err
+    ended, out, err = program.said(capsys, "plot-schedule", *arguments)
+    assert (ended, out) == (2, "")
+    assert words in err
 
 
 @pytest.mark.parametrize(("library", "more"), [("uniplot", []), ("matplotlib.figure", ["--out", "x.png"])])
@@ -112,13 +108,13 @@ def test_a_library_that_is_not_installed(
     library: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    assert plot.main([SGDR, "--steps", "5", *more]) == 1
-    assert "pip install 'optimd[plot]'" in capsys.readouterr().err
+    ended, _, err = program.said(capsys, "plot-schedule", SGDR, "--steps", "5", *more)
+    assert (ended, "pip install 'optimd[plot]'" in err) == (1, True)
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plot.main([SGDR, "--steps", "5", "--out", str(tmp_path / "no" / "x.png")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    ended, _, err = program.said(capsys, "plot-schedule", SGDR, "--steps", "5", "--out", str(tmp_path / "no" / "x.png"))
+    assert (ended, "No such file" in err) == (1, True)
 
 
 def test_the_page_is_what_make_docs_pictures_writes() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from optimd import range_test
 from optimd_server.runtime import ServerConfig
 from optimdpb.errors import Refused
+from optimdpb.program import main
 
 from tests.e2e.scene import eventually
 from tests.support.servers import ServerProcess, ThreadServer
@@ -219,34 +220,46 @@ def test_from_the_shell_while_the_job_trains(tmp_path: Path, capsys: pytest.Capt
     # Answered before the state is put back, and told so by the next push.
     config = ServerConfig(threads=2, shared_memory=False, one_thread_bytes_max=0)
     with ThreadServer(config) as server, Training(server.address) as training:
-        asked = ["j", "--server", server.address, "--lr-start", "1e-4", "--lr-end", "100", "--steps", "120"]
-        assert range_test.main([*asked, "--plot", str(tmp_path / "curve.png")]) == 0
+        asked = [
+            "lr-range-test",
+            "--job",
+            "j",
+            "--server",
+            server.address,
+            "--lr-start",
+            "1e-4",
+            "--lr-end",
+            "100",
+            "--steps",
+            "120",
+        ]
+        assert main([*asked, "--plot", str(tmp_path / "curve.png")]) == 0
         said = capsys.readouterr().out
         assert said.startswith("j: ")
         assert "suggested: lr_base 0." in said
         assert (tmp_path / "curve.png").read_bytes()[:4] == b"\x89PNG"
-        assert range_test.main([*asked, "--linear", "--json"]) == 0
+        assert main([*asked, "--linear", "--json"]) == 0
         facts = json.loads(capsys.readouterr().out)
         assert facts["learning_rates"][1] - facts["learning_rates"][0] == pytest.approx((100 - 1e-4) / 119)
-        assert range_test.main([*asked, "--plot", str(tmp_path / "no" / "curve.png")]) == 1
+        assert main([*asked, "--plot", str(tmp_path / "no" / "curve.png")]) == 1
         assert "No such file" in capsys.readouterr().err
     assert set(training.reasons) == {None, "lineage_changed"}
 
 
 def test_without_losses_there_is_no_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     with ThreadServer() as server, Training(server.address, loss=None):
-        assert range_test.main(["j", "--server", server.address]) == 1
+        assert main(["lr-range-test", "--job", "j", "--server", server.address]) == 1
         assert "the workers report no loss with their pushes" in capsys.readouterr().out
 
 
 def test_what_the_shell_is_told_if_it_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     with ThreadServer() as server, Training(server.address):
         at = ["--server", server.address]
-        assert range_test.main(["nobody", *at]) == 1
-        assert range_test.main(["j", *at, "--lr-end", "1e-9"]) == 1
+        assert main(["lr-range-test", "--job", "nobody", *at]) == 1
+        assert main(["lr-range-test", "--job", "j", *at, "--lr-end", "1e-9"]) == 1
         with optimd.connect(server.address, job="j", observer=True) as observer:
             observer.pause()
-            assert range_test.main(["j", *at]) == 1
+            assert main(["lr-range-test", "--job", "j", *at]) == 1
             observer.resume()
     said = capsys.readouterr().err.splitlines()
     assert [line.partition(":")[0] for line in said] == ["optimd lr-range-test"] * 3

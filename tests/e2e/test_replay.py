@@ -10,11 +10,11 @@ import optimd
 import pytest
 from optimd_server.core.log import replay
 from optimd_server.core.saved import saved_state
-from optimd_server.replay import main
 from optimd_server.runtime import ServerConfig
 from optimd_server.runtime.eventlog import read_event_log
 from optimdpb.specs import ClipGlobalNorm
 
+from tests.support.program import said, told
 from tests.support.servers import ThreadServer
 
 START = {"w": np.zeros(5, np.float32)}
@@ -46,8 +46,7 @@ def test_a_log_replays_to_the_same_state(tmp_path: Path, capsys: pytest.CaptureF
         assert got == json.loads(json.dumps(expected))
     assert len(list(log.iterdir())) == 2, "the second began from a snapshot"
     assert machine.version.step == 7
-    assert main([str(path)]) == 0
-    printed = capsys.readouterr().out
+    printed = told(capsys, "replay", str(path))
     assert "PushCommitted(push=Push(worker='w0'" in printed
     assert "NON_FINITE" in printed
     assert printed.splitlines()[-2].startswith("step 7 of lineage ")
@@ -66,6 +65,6 @@ def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:
 def test_what_is_no_log_is_said_to_be_none(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text(text)
-    assert main([str(path)]) == 1
-    assert "is no event log" in capsys.readouterr().err
-    assert main([str(tmp_path / "missing")]) == 1
+    for named in (path, tmp_path / "missing"):
+        ended, _, err = said(capsys, "replay", str(named))
+        assert (ended, "is no event log" in err) == (1, True)

@@ -18,11 +18,11 @@ import optimd
 import pytest
 import safetensors.numpy
 from numpy.typing import NDArray
-from optimd.status import job_text
 from optimd_server.storage import read_snapshot, vector_names
 from optimdpb.specs import Layout, Tensor
 
 from tests.conformance.optimizers.rows import ROWS
+from tests.support.program import job_text
 from tests.support.servers import ServerProcess
 from tests.support.trainer import Trainer, spec_of
 

@@ -59,11 +59,11 @@ def test_a_port_in_use_is_an_error() -> None:
         (["--listen", "127.0.0.1:70000"], "expected HOST:PORT"),
         (["--listen", ":50051"], "expected HOST:PORT"),
         (["--listen", "0.0.0.0:0"], "0.0.0.0 is not loopback"),
-        (["--threads", "0"], "expected 1 to 1024, got 0"),
-        (["--threads", "many"], "invalid int value"),
-        (["--lease-s", "0"], "expected 0.1 to 86400"),
-        (["--lease-s", "nan"], "expected 0.1 to 86400"),
-        (["--port", "1"], "unrecognized arguments"),
+        (["--threads", "0"], "--threads: expected a whole number from 1 to 1024, got '0'"),
+        (["--threads", "many"], "expected a whole number from 1 to 1024, got 'many'"),
+        (["--lease-s", "0"], "expected a number from 0.1 to 86400"),
+        (["--lease-s", "nan"], "expected a number from 0.1 to 86400"),
+        (["--port", "1"], "there is no option --port"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str) -> None:

@@ -172,8 +172,8 @@ import asyncio, os, signal, sys
 import numpy as np
 import optimd
 from grpc_health.v1 import health_pb2
-from optimd_server import cli
 from optimd_server.service import app
+from optimdpb.program import main
 
 bind, set_health = app.Service._bind, app.Service._set_health
 
@@ -195,7 +195,7 @@ async def slow_set_health(self, status):
     await set_health(self, status)
 
 app.Service._bind, app.Service._set_health = noting_bind, slow_set_health
-sys.exit(cli.serve(["--listen", "127.0.0.1:0", "--data-dir", sys.argv[1]]))
+sys.exit(main(["serve", "--listen", "127.0.0.1:0", "--data-dir", sys.argv[1]]))
 """
 
 

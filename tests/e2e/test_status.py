@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from optimd import status
 from optimd_server.runtime import ServerConfig
 from optimdpb.specs import SGD, JobSpec, Layout, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.e2e.scene import eventually
+from tests.support import program
 from tests.support.calls import RawClient, push_header, push_messages
 from tests.support.proxy import Proxy
 from tests.support.servers import ThreadServer
@@ -42,12 +40,9 @@ def push(
     return outcome
 
 
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def told(capsys: pytest.CaptureFixture[str], address: str, *arguments: str) -> str:
     """What a run that ends well prints."""
-    assert status.main(list(arguments)) == 0
-    said = capsys.readouterr()
-    assert said.err == ""
-    return said.out
+    return program.told(capsys, "status", "--server", address, *arguments)
 
 
 def test_a_waiting_job_says_for_whom(
@@ -114,30 +109,29 @@ def test_a_server_without_jobs(server: ThreadServer, capsys: pytest.CaptureFixtu
     assert told(capsys, server.address) == f"no jobs on {server.address}\n"
 
 
-def failed(*arguments: str) -> str:
+def failed(status: int, address: str, *arguments: str) -> str:
     """What the program says when it fails, in one line and within a few seconds."""
     started_s = time.monotonic()
-    command = [sys.executable, "-m", "optimd", "status", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    run = program.child("status", "--server", address, *arguments)
     assert time.monotonic() - started_s < FEW_SECONDS
-    assert (run.returncode, run.stdout) == (1, "")
+    assert (run.returncode, run.stdout) == (status, "")
     (line,) = run.stderr.splitlines()
     return line
 
 
 def test_an_unknown_job(server: ThreadServer, client: RawClient) -> None:
     client.create_ready("digits", JobSpec(LAYOUT, SGD(0.5), Sync(1)), START)
-    line = failed(server.address, "--job", "digit")
+    line = failed(1, server.address, "--job", "digit")
     assert line == f"optimd status: expected a job of {server.address}, got 'digit'; it has digits"
 
 
 def test_a_server_that_is_not_there() -> None:
-    line = failed("127.0.0.1:1")
+    line = failed(3, "127.0.0.1:1")
     assert line.startswith("optimd status: expected a server at 127.0.0.1:1, it cannot be reached: ")
 
 
 def test_a_server_that_does_not_answer(server: ThreadServer) -> None:
     with Proxy(server.address) as proxy:
         proxy.hold_answers = True
-        line = failed(proxy.address)
+        line = failed(3, proxy.address, "--timeout-s", "1")
     assert line.startswith(f"optimd status: expected a server at {proxy.address}, it cannot be reached: DEADLINE")

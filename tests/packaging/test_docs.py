@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import optimd
 import pytest
+from optimdpb.program import PROGRAM
 
 from tests.support.blocks import PAGES, ROOT, Block, blocks, commands, example, prose
 from tests.support.servers import ServerProcess
@@ -22,7 +24,8 @@ from tests.support.servers import ServerProcess
 ADDRESS = "127.0.0.1:50051"
 BLOCKS = blocks()
 README_CODE = [block for block in BLOCKS if block.page == "README.md" and block.language == "python"]
-README_CONSOLE = [block for block in BLOCKS if block.page == "README.md" and block.language == "console"]
+CONSOLE = [block for block in BLOCKS if block.language == "console" and block.page in ("README.md", "docs/cli.md")]
+(CONFIGURATION,) = (block for block in BLOCKS if block.language == "toml")
 # Blocks and commands that are not run here, and the tests that run the same, or why nothing is to be run.
 COVERED = {
     "Sync(workers=n):": "prose: when a round closes",
@@ -33,10 +36,9 @@ PAGES_ELSEWHERE = {
     "docs/other-languages.md": "tests/conformance/test_languages.py",
     "docs/schedules.md": "tests/e2e/test_plot_schedule.py",
     "docs/ray.md": "tests/e2e/test_ray.py",
+    "docs/cli.md": "tests/e2e/test_program.py",
 }
 MAKE = {"make demo": "tests/e2e/test_demo.py", "make test": "this is it"}
-# Those that need no server.
-ALONE = ("plot-schedule", "serve", "replay", "demo", "doctor")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def pasted(server: ServerProcess) -> dict[str, Any]:
 
 def test_every_block_is_run_or_covered() -> None:
     for block in BLOCKS:
-        is_run = block in README_CODE or block in README_CONSOLE or "RULE = Rule(" in block.text
+        is_run = block in README_CODE or block in CONSOLE or "RULE = Rule(" in block.text
         is_run = is_run or (block.page == "docs/optimizers.md" and block.language == "python")
         is_drawing = block.page == "ARCHITECTURE.md" and not block.language
         assert is_run or is_drawing or block.page in PAGES_ELSEWHERE or block.first_line in COVERED, block
@@ -72,8 +74,8 @@ def test_the_readme_pasted_block_by_block_trains(pasted: dict[str, Any]) -> None
     assert isinstance(pasted["optimizer"], optimd.SGDM)
 
 
-@pytest.mark.parametrize("block", README_CONSOLE, ids=lambda block: block.first_line)
-def test_the_commands_of_the_readme_run(block: Block, server: ServerProcess, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", CONSOLE, ids=lambda block: block.first_line)
+def test_the_commands_of_the_pages_run(block: Block, server: ServerProcess, tmp_path: Path) -> None:
     with optimd.connect(server.address, job="digits", observer=True) as observer:
         adam = optimd.Adam(lr=1e-3)
         observer.ensure_job({"w": np.zeros(3, np.float32)}, adam, optimd.Sync(1), steps_max=5000, if_exists="replace")
@@ -82,9 +84,9 @@ def test_the_commands_of_the_readme_run(block: Block, server: ServerProcess, tmp
         if f"{program} {name}" in MAKE:
             continue
         assert program == "optimd"
-        asked = [] if name in ALONE else ["--server", server.address]
-        asked += ["--yes"] if name == "delete-job" else []
-        done = optimd_command(name, *arguments, *asked, cwd=tmp_path)
+        (tmp_path / "optimd.toml").write_text(CONFIGURATION.text)
+        asked = ["--yes"] if name == "delete-job" else []
+        done = optimd_command(name, *arguments, *asked, cwd=tmp_path, server=server.address)
         assert (done.returncode, done.stderr) == (0, ""), done
         if expected:
             assert without_numbers(done.stdout).startswith(without_numbers(expected[0])), done.stdout
@@ -92,22 +94,22 @@ def test_the_commands_of_the_readme_run(block: Block, server: ServerProcess, tmp
 
 def without_numbers(line: str) -> str:
     """The words up to a semicolon."""
-    return re.sub(r"\d+", "N", line).partition(";")[0].strip()
+    return re.sub(r"\d+", "N", line.partition(";")[0]).strip()
 
 
-def optimd_command(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def optimd_command(*arguments: str, cwd: Path, server: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "optimd", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "OPTIMD_SERVER": server}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
-    (found,) = entry_points(group="optimd.commands", name=command)
-    with pytest.raises(SystemExit):
-        found.load()(["--help"])
-    return capsys.readouterr().out
+def help_of(command: str) -> str:
+    found = PROGRAM.get_command(click.Context(PROGRAM), command)
+    assert found is not None, command
+    return found.get_help(click.Context(found, info_name=command))
 
 
-def test_every_command_in_the_text_has_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_in_the_text_has_its_options() -> None:
     texts = [prose(page) for page in PAGES if page.name != "CHANGELOG.md"]
     said = [" ".join(inline.split()) for text in texts for inline in re.findall(r"`([^`]+)`", text)]
     said += [line.removeprefix("$ ") for block in BLOCKS for line in block.text.splitlines()]
@@ -115,7 +117,7 @@ def test_every_command_in_the_text_has_its_options(capsys: pytest.CaptureFixture
     for line in said:
         if found := re.match(r"optimd ([a-z][a-z-]+)(.*)", line):
             name = found[1]
-            helps.setdefault(name, help_of(name, capsys))
+            helps.setdefault(name, help_of(name))
             options = re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"\s{2,}#.*", "", found[2]))
             assert helps[name], line
             assert all(option in helps[name] for option in options), line
@@ -152,6 +154,7 @@ def test_the_example_of_the_package_runs(server: ServerProcess) -> None:
 def test_the_rule_of_the_page_is_one(tmp_path: Path) -> None:
     (block,) = (block for block in BLOCKS if "RULE = Rule(" in block.text)
     head = """
+import click
 import numpy as np
 from optimd_server.optimizers.kernels import inlined, larger
 from optimd_server.optimizers.loops import stepper

@@ -45,7 +45,7 @@ def run(clean: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=True)
 
 
-PROGRAM = ("-c", "import sys; from optimd.cli import main; sys.exit(main())")
+PROGRAM = ("-c", "import sys; from optimdpb.program import main; sys.exit(main())")
 
 
 def test_the_wheel_holds_the_three_packages_and_the_contract(wheel: Path) -> None:
@@ -74,7 +74,7 @@ def test_training_works_from_outside_the_repository(clean: Path, tmp_path: Path)
 
 @pytest.mark.long
 def test_the_demo_runs_from_outside_the_repository(clean: Path, tmp_path: Path) -> None:
-    run(clean, tmp_path, *PROGRAM, "demo", "--workers", "2", "--steps", "60", "--json", "facts.json")
-    facts = json.loads((tmp_path / "facts.json").read_text())
+    said = run(clean, tmp_path, *PROGRAM, "demo", "--workers", "2", "--steps", "60", "--json")
+    (facts,) = json.loads(said.stdout)["runs"]
     assert facts["global_step"] == 60
     assert (tmp_path / "optimd-demo.png").exists()

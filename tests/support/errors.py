@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from optimd.range_test import NoSuggestion
-from optimd.status import UnknownJob
+from optimd.commands.status import UnknownJob
 from optimdpb import errors
 from optimdpb.errors import OptimdError, Refused
+from optimdpb.program.ending import Failed
 
 LOCAL: dict[str, OptimdError] = {
     type(error).__name__: error
@@ -29,7 +29,7 @@ LOCAL: dict[str, OptimdError] = {
         errors.JobReplaced("the job is gone"),
         errors.ForkedWorker("connect again"),
         UnknownJob("no job 'j'"),
-        NoSuggestion("the losses suggest no rate"),
+        Failed("NOT_AGREED", "nothing was deleted"),
     )
 }
 

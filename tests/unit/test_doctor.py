@@ -24,7 +24,7 @@ import pytest
 from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
-from optimd import doctor
+from optimd.commands import doctor
 from optimd_server import checkup
 from optimd_server.runtime import ServerConfig
 from optimdpb.findings import Finding

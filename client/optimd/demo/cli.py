@@ -1,60 +1,114 @@
-"""`optimd demo`: arguments in, a progress bar, a table, a picture and a JSON file out."""
+"""`optimd demo`: options in, a progress bar, a table and a picture, or JSON, out."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimd.command import printable
+import click
+from optimdpb.program.command import Number, Parsed, command, json_option
+from optimdpb.program.ending import DONE, FAILED, Failed, json_text
+
 from optimd.demo.rules import RULES, optimizer_of
 
 if TYPE_CHECKING:
     from optimd.demo.run import Outcome
 
-EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+WORKERS_MAX, STEPS_MAX = 64, 1_000_000
 
 
-def main(argv: list[str]) -> int:
-    """Run the demo. Returns 0 if it trained to the end, 1 if it failed, 2 on wrong usage."""
-    options = _parser().parse_args(argv)
-    if not 1 <= options.workers <= 64 or not 1 <= options.steps <= 1_000_000:
-        print("optimd demo: expected 1 to 64 workers and 1 to 1000000 steps", file=sys.stderr)
-        return EXIT_USAGE
+def _rules_of(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in RULES:
+            raise ValueError(f"expected rules of {', '.join(RULES)}, got {name!r}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected each rule once, got {text}")
+    return names
+
+
+def _rule_of(text: str) -> list[str]:
+    if text not in RULES:
+        raise ValueError(f"expected one of {', '.join(RULES)}, got {text!r}")
+    return [text]
+
+
+@command("demo", example="optimd demo --compare adam,sgdm,swats --steps 300")
+@click.option(
+    "--workers", type=Number(int, 1, WORKERS_MAX), default=4, show_default=True, metavar="N", help="Ray workers."
+)
+@click.option(
+    "--optimizer", type=Parsed("RULE", _rule_of), metavar="RULE", help=f"adam if none is given; {', '.join(RULES)}."
+)
+@click.option(
+    "--compare", type=Parsed("RULES", _rules_of), metavar="RULE,RULE,...", help="Train each from the same start."
+)
+@click.option("--steps", type=Number(int, 1, STEPS_MAX), default=600, show_default=True, metavar="N", help="Updates.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    default=Path("optimd-demo.png"),
+    show_default=True,
+    metavar="FILE.png",
+    help="The picture.",
+)
+@json_option
+@click.pass_context
+def main(
+    context: click.Context,
+    workers: int,
+    optimizer: list[str] | None,
+    compare: list[str] | None,
+    steps: int,
+    plot: Path,
+    *,
+    as_json: bool,
+) -> int:
+    """Train handwritten digits with Ray workers and a server on this machine; needs optimd[demo].
+
+    Writes a picture of loss and learning rate.
+    """
+    if optimizer and compare:
+        raise click.UsageError("expected --optimizer or --compare, got both", context)
+    names = compare or optimizer or ["adam"]
+    title = f"digits: {workers} Ray workers, {', '.join(names)}, {steps} steps"
+    outcomes = _train(names, title, workers, steps, as_json=as_json)
+    from optimd.demo import plot as pictures
+    from optimd.demo import screen
+
+    facts = {name: _facts(name, workers, outcome) for name, outcome in outcomes.items()}
+    if compare:
+        pictures.draw_comparison(outcomes, title, plot)
+    else:
+        pictures.draw(outcomes[names[0]], title, plot)
+    if as_json:
+        sys.stdout.write(json_text({"runs": list(facts.values()), "picture": str(plot.resolve())}))
+    elif compare:
+        screen.print_comparison(facts, plot.resolve())
+    else:
+        screen.print_facts(facts[names[0]], plot.resolve())
+    return DONE if all(outcome.global_step == steps for outcome in outcomes.values()) else FAILED
+
+
+def _train(names: list[str], title: str, workers: int, steps: int, *, as_json: bool) -> dict[str, Outcome]:
+    """Each rule in turn, on one server. Raises Failed."""
     try:
-        from optimd.demo import plot, run, screen
+        from optimd.demo import run, screen
     except ImportError as error:
-        print(f"optimd demo: {error}: pip install 'optimd[demo]'", file=sys.stderr)
-        return EXIT_FAILED
-    names = options.compare or [options.optimizer]
-    title = f"digits: {options.workers} Ray workers, {', '.join(names)}, {options.steps} steps"
+        raise Failed("NOT_INSTALLED", f"{error}: pip install 'optimd[demo]'") from error
     outcomes: dict[str, Outcome] = {}
     try:
-        with screen.Screen(title, options.steps) as shown, run.server_for(options.workers) as server:
+        with (
+            screen.Screen(title, steps, sys.stderr if as_json else sys.stdout) as shown,
+            run.server_for(workers) as server,
+        ):
             for name in names:
                 shown.begin(name)
-                optimizer = optimizer_of(name, options.steps)
-                outcomes[name] = run.train(server, name, options.workers, optimizer, options.steps, shown.show)
-    except KeyboardInterrupt:
-        print("optimd demo: interrupted", file=sys.stderr)
-        return EXIT_FAILED
+                outcomes[name] = run.train(server, name, workers, optimizer_of(name, steps), steps, shown.show)
     except Exception as error:
-        print(f"optimd demo: {type(error).__name__}: {printable(str(error))}", file=sys.stderr)
-        return EXIT_FAILED
-    facts = {name: _facts(name, options.workers, outcome) for name, outcome in outcomes.items()}
-    if options.compare:
-        plot.draw_comparison(outcomes, title, options.plot)
-        screen.print_comparison(facts, options.plot.resolve())
-    else:
-        plot.draw(outcomes[names[0]], title, options.plot)
-        screen.print_facts(facts[names[0]], options.plot.resolve())
-    if options.json:
-        shown_facts: object = list(facts.values()) if options.compare else facts[names[0]]
-        options.json.write_text(json.dumps(shown_facts, indent=2) + "\n")
-    finished = all(outcome.global_step == options.steps for outcome in outcomes.values())
-    return EXIT_OK if finished else EXIT_FAILED
+        raise Failed("DEMO_FAILED", f"{type(error).__name__}: {error}") from error
+    return outcomes
 
 
 def _facts(name: str, workers: int, outcome: Outcome) -> dict[str, Any]:
@@ -66,27 +120,3 @@ def _facts(name: str, workers: int, outcome: Outcome) -> dict[str, Any]:
         "workers": workers,
         "optimizer": name,
     }
-
-
-def _rules(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in RULES:
-            raise argparse.ArgumentTypeError(f"expected rules of {', '.join(RULES)}, got {name!r}")
-    if len(set(names)) != len(names):
-        raise argparse.ArgumentTypeError(f"expected each rule once, got {text}")
-    return names
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optimd demo", description="Train digits with Ray workers on a local cluster.", allow_abbrev=False
-    )
-    parser.add_argument("--workers", type=int, default=4, metavar="N")
-    rules = parser.add_mutually_exclusive_group()
-    rules.add_argument("--optimizer", choices=list(RULES), default="adam", metavar="RULE", help=", ".join(RULES))
-    rules.add_argument("--compare", type=_rules, metavar="RULE,RULE,...", help="train each from the same start")
-    parser.add_argument("--steps", type=int, default=600, metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the facts of the run here")
-    parser.add_argument("--plot", type=Path, default=Path("optimd-demo.png"), metavar="FILE", help="the picture")
-    return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,13 +17,14 @@ from optimd.results import JobStatus
 class Screen:
     """A live line with global step, loss, learning rate and steps per second."""
 
-    def __init__(self, title: str, steps: int) -> None:
+    def __init__(self, title: str, steps: int, stream: TextIO) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}  lr {task.fields[lr]}  {task.fields[rate]} steps/s"),
             TimeElapsedColumn(),
+            console=Console(file=stream),
         )
         self._title = title
         self._task = self._progress.add_task("starting Ray", total=steps, loss="-", lr="-", rate="-")

@@ -58,7 +58,7 @@ def start(
     other nodes reach (there is no TLS yet: whoever reaches it can change every job). port: 0 picks a free one.
     num_cpus, resources, scheduling_strategy: as Ray has them for an actor; they choose the node. startup_timeout_s: for
     Ray to find a node, and again for the server to come up. options: those of `optimd serve` by their names with
-    underscores (data_dir="...", threads=2, no_shared_memory=True); a path is one of the actor's node.
+    underscores (data_dir="...", threads=2, shared_memory=False); a path is one of the actor's node.
 
     Its log goes to the actor's stderr, which Ray keeps and shows to the driver. The server ends, having saved, with
     stop(), with the actor, or with the driver; if it ends by itself the actor does too. Raises TypeError for an unknown

@@ -9,14 +9,14 @@ from typing import Any, TypedDict
 
 
 class ServeOptions(TypedDict, total=False):
-    """What `optimd serve --help` lists, but where to listen and until when. Paths are those of the server's node."""
+    """Every setting of `optimd serve` but where to listen. Paths are those of the server's node."""
 
     threads: int
     shards: int
     data_dir: str | os.PathLike[str]
     event_log: str | os.PathLike[str]
     event_log_bytes_max: int
-    no_shared_memory: bool
+    shared_memory: bool
     lease_s: float
     tick_interval_s: float
     wait_s_max: float
@@ -51,10 +51,10 @@ def arguments_of(options: Mapping[str, Any]) -> list[str]:
             near = difflib.get_close_matches(name, NAMES, 1) or ["optimd serve --help"]
             raise TypeError(f"expected an option of optimd serve, got {name!r}: see {near[0]}")
         option = f"--{name.replace('_', '-')}"
-        if value is None or value is False:
+        if value is None:
             continue
-        if value is True:
-            made.append(option)
+        if isinstance(value, bool):
+            made.append(option if value else f"--no-{option[2:]}")
         elif isinstance(value, str | os.PathLike):
             made.append(f"{option}={os.path.abspath(os.path.expanduser(value))}")
         else:

@@ -19,12 +19,12 @@ from optimdpb.codec import job_spec_from_proto, job_spec_to_proto
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.config import ServerConfig
 from optimd_server.core import JobMachine
 from optimd_server.core.events import Event
 from optimd_server.core.log import Plain, plain_event
 from optimd_server.core.plain import json_line, of_json_line
 from optimd_server.core.saved import restore
-from optimd_server.runtime.config import ServerConfig
 from optimd_server.storage.directory import FOLDER_MODE, folder_name
 from optimd_server.storage.snapshot import FILE_MODE
 

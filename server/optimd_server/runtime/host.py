@@ -20,6 +20,7 @@ from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.config import ServerConfig
 from optimd_server.core import JobMachine
 from optimd_server.core.effects import (
     Answered,
@@ -51,7 +52,6 @@ from optimd_server.core.events import (
 from optimd_server.optimizers.kernels import magnitude_max
 from optimd_server.runtime.budget import JobStaging, StagingBudget
 from optimd_server.runtime.commands import Commands
-from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.encoded import ParameterMessages
 from optimd_server.runtime.eventlog import open_event_log
 from optimd_server.runtime.journal import Journal

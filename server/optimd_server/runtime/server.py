@@ -14,12 +14,12 @@ from optimdpb.errors import JobMismatch, Refused
 from optimdpb.specs import Async, JobSpec
 from optimdpb.specs.job import first_difference
 
+from optimd_server.config import ServerConfig
 from optimd_server.core.effects import UploadAwaited, UploadNamed
 from optimd_server.core.events import CreateRequested, Version
 from optimd_server.core.ledger import EPOCHS_PER_START_BITS
 from optimd_server.optimizers import RULES
 from optimd_server.runtime.budget import StagingBudget
-from optimd_server.runtime.config import ServerConfig
 from optimd_server.runtime.host import JobHost
 from optimd_server.runtime.saver import Saver
 from optimd_server.runtime.threads import KernelThreads

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from optimdpb.errors import Refused
 from optimdpb.specs import JobSpec, Sync
 
+from optimd_server.config import ServerConfig
 from optimd_server.optimizers.kernels import Float32s
-from optimd_server.runtime.config import ServerConfig
 from optimd_server.state import SharedSegment
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd_server.ports import check_port
 from optimd_server.runtime import Runtime
 from optimd_server.service.changes import ChangeService
 from optimd_server.service.dispatch import Gate, generic_handler, unary_calls
@@ -17,7 +18,6 @@ from optimd_server.service.handover import Handover
 from optimd_server.service.jobs import JobService
 from optimd_server.service.local import LocalServer
 from optimd_server.service.payloads import PayloadService
-from optimd_server.service.ports import check_port
 from optimd_server.service.workers import WorkerService
 
 _OPTIONS = (

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-
+import click
 import numpy as np
 import optimd
 import pytest
 from optimd.address import is_loopback
-from optimd.command import address_of
+from optimd.commands.common import ADDRESS_TYPE
 
 from tests.unit.client.conftest import MakeWorker
 from tests.unit.client.fake_server import FakeServer
@@ -33,8 +32,8 @@ from tests.unit.client.fake_server import FakeServer
 def test_what_is_no_address_is_refused_before_anything_is_sent(text: str) -> None:
     with pytest.raises(ValueError, match="expected HOST:PORT, got"):
         optimd.connect(text, job="j", observer=True)
-    with pytest.raises(argparse.ArgumentTypeError, match="expected HOST:PORT, got"):
-        address_of(text)
+    with pytest.raises(click.BadParameter, match="expected HOST:PORT, got"):
+        ADDRESS_TYPE.convert(text, None, None)
 
 
 @pytest.mark.parametrize(

@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from optimd_server.options import parser
+from optimd_server.cli import serve
+from optimd_server.options import settings
+from optimd_server.settings import effective
 
 pytest.importorskip("ray", reason="Ray is not installed")
 from optimd.ray.options import NAMES, arguments_of
 
 # start() has arguments of its own for these.
-ELSEWHERE = {"help", "listen", "insecure", "until_stdin_closes"}
-SERVED = {action.option_strings[-1].removeprefix("--").replace("-", "_"): action for action in parser()._actions}
+ELSEWHERE = {"listen", "insecure"}
+VALUES: dict[type, tuple[Any, ...]] = {bool: (True, False), Path: ("/tmp/some where",)}
 
 
 def test_every_option_of_serve_is_there_and_no_other() -> None:
-    assert SERVED.keys() - ELSEWHERE == NAMES
+    assert settings().keys() - ELSEWHERE == NAMES
 
 
-def test_every_option_reaches_the_command_line() -> None:
+def test_every_option_reaches_the_server() -> None:
     for name in NAMES:
-        action = SERVED[name]
-        kind = bool if action.nargs == 0 else action.type
-        value = {bool: True, int: 7, float: 7.0, Path: Path("/tmp/some where")}[kind]  # type: ignore[index]
-        parsed = vars(parser().parse_args(arguments_of({name: value})))
-        assert parsed[action.dest] == (action.const if kind is bool else value), name
+        setting = settings()[name]
+        low = setting.kind(setting.low) if setting.kind in (int, float) else 0
+        for value in VALUES.get(setting.kind, (low + 1,)):
+            arguments = arguments_of({name: value})
+            with serve.make_context("serve", arguments) as context:
+                found = effective({name: context.params[name]}, None)
+            assert found.values[name] == (Path(str(value)) if setting.kind is Path else value), name
 
 
 def test_what_is_not_given_stays_the_servers_default() -> None:
-    assert arguments_of({"threads": None, "no_shared_memory": False}) == []
+    assert arguments_of({"threads": None, "shared_memory": None}) == []
 
 
 def test_paths_are_from_this_folder_and_home(monkeypatch: pytest.MonkeyPatch) -> None:

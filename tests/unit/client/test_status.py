@@ -11,11 +11,13 @@ import optimd
 import pytest
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
-from optimd import status
-from optimd.command import run
+from optimd.commands import status
 from optimd.results import HistoryEntry, JobStatus, WorkerStatus
 from optimd.transport import CallLost, CallThrottled
+from optimdpb.program.ending import complain
 from optimdpb.v1 import optimd_pb2 as pb
+
+from tests.support.program import job_text
 
 ADDRESS = "127.0.0.1:50051"
 WAITING_FOR = "round 812 waits for w3 (last seen 4.1 s ago, lease 10 s)"
@@ -63,7 +65,7 @@ def test_a_job_in_full() -> None:
     silent = {"last_push_ago_s": 240.04, "idle_s": 238.5}
     behind = worker("w3", 1, last_seq=811, lease_left_s=5.87, member=False, rejections=2, **far, **silent)
     workers = (worker("w0", **near), behind, worker("w4", 2))
-    assert status.job_text("digits", job(*workers, waiting_for=WAITING_FOR)) == (
+    assert job_text("digits", job(*workers, waiting_for=WAITING_FOR)) == (
         "digits: ready, global step 812, lineage 01234567\n"
         "  last round: learning rate 0.0009371, loss 0.08972\n"
         "  pushes: 3244 applied, 5 discarded, 4 rejected, 3 duplicates; 2 void rounds\n"
@@ -77,13 +79,13 @@ def test_a_job_in_full() -> None:
 
 
 def test_what_did_not_fit_the_answer_is_counted() -> None:
-    text = status.job_text("j", job(*crew(25), workers_left_out=1000, history=(CHANGED,), history_left_out=7))
+    text = job_text("j", job(*crew(25), workers_left_out=1000, history=(CHANGED,), history_left_out=7))
     assert text.splitlines()[-1] == "  ... and 1005 more"
     assert "  changes left out, the oldest: 7\n  revision 3 " in text
 
 
 def test_what_is_not_there_is_not_shown() -> None:
-    text = status.job_text("new", job(state="initializing", lineage="", global_step=0, learning_rate=None, loss=None))
+    text = job_text("new", job(state="initializing", lineage="", global_step=0, learning_rate=None, loss=None))
     assert text.splitlines()[:2] == ["new: initializing, global step 0", "  no round applied yet"]
     assert text.endswith("  no live workers\n")
     for absent in ("None", "waiting for", "lineage", "loss"):
@@ -94,7 +96,7 @@ def test_schedules_and_changes_are_shown() -> None:
     ready = replace(CHANGED, change="ready", step=0, requester="", unix_s=0.0, revision=0)
     held = replace(CHANGED, change="paused", step=800, requester="", revision=2)
     schedules = {"beta1": "constant(lr=0.8)", "lr": "sgdr(lr_max=0.001, lr_min=1e-05, period=500)"}
-    text = status.job_text("j", job(schedules=schedules, history=(ready, held, CHANGED)))
+    text = job_text("j", job(schedules=schedules, history=(ready, held, CHANGED)))
     asked = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(1e9))
     assert text.splitlines()[3:7] == [
         "  lr: sgdr(lr_max=0.001, lr_min=1e-05, period=500)",
@@ -105,21 +107,21 @@ def test_schedules_and_changes_are_shown() -> None:
 
 
 def test_a_round_without_a_loss() -> None:
-    text = status.job_text("j", job(loss=None))
+    text = job_text("j", job(loss=None))
     assert "learning rate 0.0009371\n" in text
     assert "loss" not in text
 
 
 @pytest.mark.parametrize(("rejections", "marked"), [(0, False), (2, False), (3, True), (40, True)])
 def test_a_worker_rejected_again_and_again_is_marked(rejections: int, marked: bool) -> None:
-    _, w0, w1 = table(status.job_text("j", job(worker("w0"), worker("w1", 1, rejections=rejections))))
+    _, w0, w1 = table(job_text("j", job(worker("w0"), worker("w1", 1, rejections=rejections))))
     assert w1.endswith(f"{rejections} pushes running rejected: is it broken?") == marked
     assert "broken" not in w0
 
 
 @pytest.mark.parametrize(("count", "shown", "more"), [(1, 1, ""), (20, 20, ""), (21, 20, "1"), (500, 20, "480")])
 def test_at_most_twenty_workers_are_shown(count: int, shown: int, more: str) -> None:
-    text = status.job_text("j", job(*crew(count)))
+    text = job_text("j", job(*crew(count)))
     assert [row.split()[0] for row in table(text)[1:]] == [f"w{rank:03}" for rank in range(shown)]
     assert text.endswith(f"  ... and {more} more\n") == bool(more)
     assert ("more" in text) == bool(more)
@@ -127,7 +129,7 @@ def test_at_most_twenty_workers_are_shown(count: int, shown: int, more: str) -> 
 
 def test_a_broken_worker_does_not_hide_behind_many_good_ones() -> None:
     workers = [*crew(99), worker("w099", 99, rejections=3)]
-    rows = table(status.job_text("j", job(*workers)))[1:]
+    rows = table(job_text("j", job(*workers)))[1:]
     assert [row.split()[0] for row in rows] == [*(f"w{rank:03}" for rank in range(19)), "w099"]
     assert "is it broken?" in rows[-1]
 
@@ -145,7 +147,7 @@ def test_columns_stand_under_each_other_whatever_the_names_and_numbers() -> None
         )
         for rank, name in enumerate(names)
     ]
-    heading, *rows = table(status.job_text("j", job(*workers)))
+    heading, *rows = table(job_text("j", job(*workers)))
     assert [row.split()[0] for row in rows] == names
     assert {row.index("shared memory") for row in rows} == {heading.index("transport")}
     for word in ("rank", "epoch", "last seq", "lease left"):
@@ -161,26 +163,24 @@ def test_control_characters_of_strangers_are_shown_and_not_obeyed(capsys: pytest
     stranger = worker(evil, transport="grpc", transport_detail=evil)
     changed = replace(CHANGED, requester=evil, change=evil)
     whole = job(stranger, waiting_for=evil, history=(changed,), schedules={evil: evil}, state=evil, lineage="")
-    text = status.job_text(evil, whole)
+    text = job_text(evil, whole)
     assert text.count(shown) == 9
     assert all(line.isprintable() for line in text.splitlines())
     assert len(text.splitlines()) == len(
-        status.job_text("j", job(worker("w"), waiting_for="x", history=(CHANGED,), schedules={"x": "y"})).splitlines()
+        job_text("j", job(worker("w"), waiting_for="x", history=(CHANGED,), schedules={"x": "y"})).splitlines()
     )
 
-    def work(_: Any) -> str:
-        raise optimd.Refused("UNKNOWN_JOB", f"got {evil}")
-
-    assert run("status", ADDRESS, work) == 1
+    complain("optimd status", optimd.Refused("UNKNOWN_JOB", f"got {evil}"), as_json=False)
     assert capsys.readouterr().err == "optimd status: got \\x1b[2J\\x9b\\u202e waiting for: nothing\n"
 
 
 def test_every_job_has_its_part() -> None:
-    text = status.text_of(ADDRESS, {"a": job(), "b": job(state="finished")})
+    lines = [line for line, _ in status.lines_of(ADDRESS, {"a": job(), "b": job(state="finished")})]
+    text = "\n".join(lines)
     first, second = text.split("\n\n")
     assert first.startswith("a: ready")
     assert second.startswith("b: finished")
-    assert status.text_of(ADDRESS, {}) == f"no jobs on {ADDRESS}\n"
+    assert list(status.lines_of(ADDRESS, {})) == [(f"no jobs on {ADDRESS}", "")]
 
 
 def test_json_has_everything_under_names_that_stay() -> None:
@@ -296,25 +296,3 @@ def test_a_full_server_is_asked_again_and_a_lost_one_is_not() -> None:
     assert list(look(Pages("a", fail=CallThrottled("calls_max", 0.01)))) == ["a"]
     with pytest.raises(optimd.ServerUnavailable, match=f"expected a server at {ADDRESS}, it cannot be reached: gone"):
         look(Pages("a", fail=CallLost("gone")))
-
-
-WRONG = [
-    ["nowhere"],
-    [":50051"],
-    ["host:"],
-    ["host:0"],
-    ["host:65536"],
-    ["host:x"],
-    ["a:1", "b:2"],
-    ["--js"],
-    ["--job"],
-]
-
-
-@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
-def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as left:
-        status.main(arguments)
-    said = capsys.readouterr()
-    assert (left.value.code, said.out) == (2, "")
-    assert "optimd status: error: " in said.err

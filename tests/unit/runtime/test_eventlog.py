@@ -17,9 +17,9 @@ import pytest
 from optimd_server.core import JobMachine
 from optimd_server.core.events import CreateRequested, JoinRequested, Push, PushCommitted, UploadCompleted, Version
 from optimd_server.core.log import event_of, replay
-from optimd_server.replay import main
 from optimd_server.runtime import ServerConfig
 from optimd_server.runtime.eventlog import EventLog, open_event_log, read_event_log
+from optimdpb.program import main
 from optimdpb.specs import SGD
 
 from tests.support.servers import ThreadServer
@@ -157,7 +157,7 @@ def test_the_replay_ends_where_the_job_failed(
     results = [result for _, result in replay(machine, events)]
     assert len(results) == 3
     assert isinstance(results[-1], ZeroDivisionError)
-    assert main([str(log.path)]) == 0
+    assert main(["replay", str(log.path)]) == 0
     said = capsys.readouterr().out
     assert "failed: ZeroDivisionError('a defect')" in said
     assert "w1" not in said

@@ -1,7 +1,7 @@
 """Limits and times of one server. Everything has a bound; units are in the names.
 
-Each field is an option of `optimd serve`: its help is the field's, its name that of the field with dashes unless
-`option` says another, its range `low` to `high`.
+Each field is a setting of `optimd serve`: an option, a variable of the environment and a key of its configuration file.
+Its help is the field's, its name that of the field unless `option` says another, its range `low` to `high`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,14 @@ def setting(
 
 
 @dataclass(frozen=True)
+class Listening:
+    """Where a server listens, and for whom."""
+
+    listen: str = setting("127.0.0.1:50051", "address to listen on; port 0 picks one")
+    insecure: bool = setting(False, "allow an address that is not loopback, without TLS")
+
+
+@dataclass(frozen=True)
 class ServerConfig:
     """Defaults are what `optimd serve` uses."""
 
@@ -45,10 +53,12 @@ class ServerConfig:
     shards: int = setting(1, "parts that every job is cut into", 1, 64)
     data_dir: Path | None = setting(None, "save jobs here at the end and when asked, restore them at the start")
     event_log_dir: Path | None = setting(
-        None, "write every event of every job here, for `optimd replay`", option="event-log"
+        None, "write every event of every job here, for `optimd replay`", option="event_log"
     )
     event_log_bytes_max: int = setting(1024 * MIB, "bytes of one job's events; there the log says so and ends", 1)
-    shared_memory: bool = setting(True, "everything over gRPC, also for workers on this machine")
+    shared_memory: bool = setting(
+        True, "payloads of workers on this machine through shared memory; else everything over gRPC"
+    )
     lease_s: float = setting(10.0, "life of a worker of which nothing is heard", 0.1, 86_400)
     tick_interval_s: float = setting(0.25, "how often leases and timeouts are looked at", 0.01, 60)
     wait_s_max: float = setting(20.0, "how long a call waits for a round before it is answered WAITING", 0, 3600)
@@ -84,10 +94,10 @@ class ServerConfig:
         memory_bytes, "largest model; more can never fit", 4, shown="the memory that this process may use"
     )
     staging_bytes_max: int = setting(
-        lambda: memory_bytes() // 2,
-        "memory for gradients of all jobs, in MiB; over it pushes are refused with a delay to try again after",
+        lambda: max(1, memory_bytes() // 2 // MIB) * MIB,
+        "memory for gradients of all jobs; over it pushes are refused with a delay to try again after",
         MIB,
-        option="staging-mib",
+        option="staging_mib",
         unit=MIB,
         shown="half of the memory that this process may use",
     )

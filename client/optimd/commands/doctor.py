@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import socket
 import sys
@@ -13,28 +11,56 @@ from pathlib import Path
 from typing import Any
 from urllib.request import proxy_bypass_environment as bypasses  # type: ignore[attr-defined]
 
+import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from optimdpb.errors import OptimdError
 from optimdpb.findings import Finding
+from optimdpb.program.command import command, json_option
+from optimdpb.program.ending import DONE, FAILED, json_text
+from optimdpb.program.terminal import printable, write
 from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.address import is_loopback
-from optimd.command import EXIT_FAILED, EXIT_OK, address_of, ask, printable
-from optimd.transport import GrpcTransport
+from optimd.commands.common import ADDRESS_TYPE, ask, connected
 
 # Checks of the machine are the server's own; the two sides never import each other.
 GROUP = "optimd.checks"
 CONNECT_S = 3.0
 SIGNS = {"ok": "ok", "note": "note", "bad": "BAD", "skipped": "-"}
+STYLES = {"ok": "green", "note": "yellow", "bad": "bold red", "skipped": "dim"}
 
 
-def main(argv: list[str]) -> int:
-    """Print what is found. Returns 0; 1 if something is bad. Exits 2 on wrong usage."""
-    options = _parser().parse_args(argv)
-    found = list(_findings(options.server, options.data_dir))
-    sys.stdout.write(_json_of(found) if options.json else _text_of(found))
-    return EXIT_FAILED if any(each.state == "bad" for each in found) else EXIT_OK
+@command("doctor", example="optimd doctor --server 10.0.0.5:50051 --data-dir /data")
+@click.option(
+    "--server",
+    type=ADDRESS_TYPE,
+    metavar="HOST:PORT",
+    envvar="OPTIMD_SERVER",
+    show_envvar=True,
+    help="Check this server too.",
+)
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    envvar="OPTIMD_DATA_DIR",
+    show_envvar=True,
+    help="Check this folder as a server's data directory.",
+)
+@json_option
+def main(server: str | None, data_dir: Path | None, *, as_json: bool) -> int:
+    """Check this machine, and a server, and say what to do.
+
+    Versions, cores, memory, shared memory, limits, disk, clock, Ray; of a server the way to it, its health and version.
+    The exit status is 1 if something is to be mended.
+    """
+    found = list(_findings(server, data_dir))
+    if as_json:
+        sys.stdout.write(json_text({"findings": [each._asdict() for each in found]}))
+    else:
+        _write(found)
+    return FAILED if any(each.state == "bad" for each in found) else DONE
 
 
 def _findings(address: str | None, data_dir: Path | None) -> Iterator[Finding]:
@@ -111,42 +137,23 @@ def health(address: str) -> Finding:
 
 def program(address: str, own: str) -> Finding:
     """Whether it is an optimd server of this program's version."""
-    transport = GrpcTransport(address)
     try:
-        answer: Any = ask(transport, address, "GetServerInfo", pb.GetServerInfoRequest())
+        with connected(address) as transport:
+            answer: Any = ask(transport, address, "GetServerInfo", pb.GetServerInfoRequest())
     except OptimdError as error:
         return Finding("program", "bad", str(error), f"check that an optimd server listens at {address}")
-    finally:
-        transport.close()
     found = f"optimd {answer.server_version}"
     if answer.server_version != own:
         return Finding("program", "note", f"{found}; this is {own}", "install the same version on both sides")
     return Finding("program", "ok", found)
 
 
-def _text_of(found: list[Finding]) -> str:
+def _write(found: list[Finding]) -> None:
     width = max(len(each.check) for each in found)
-    lines = []
     for each in found:
-        lines.append(f"{SIGNS[each.state]:<5} {each.check:<{width}}  {printable(each.found)}")
+        text = f" {each.check:<{width}}  {printable(each.found)}"
+        write(sys.stdout, (f"{SIGNS[each.state]:<5}", STYLES[each.state]), (text, ""))
         if each.remedy:
-            lines.append(f"{'':<{width + 8}}{printable(each.remedy)}")
+            write(sys.stdout, (f"{'':<{width + 8}}{printable(each.remedy)}", ""))
     bad = sum(each.state == "bad" for each in found)
-    lines.append("everything is in order" if not bad else f"{bad} to be mended")
-    return "\n".join(lines) + "\n"
-
-
-def _json_of(found: list[Finding]) -> str:
-    return json.dumps({"findings": [each._asdict() for each in found]}) + "\n"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optimd doctor",
-        description="Check this machine and a server; exit status 0, or 1 if something is to be mended.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--server", type=address_of, metavar="HOST:PORT", help="check this server too")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="check this folder as a server's data directory")
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    return parser
+    write(sys.stdout, ("everything is in order" if not bad else f"{bad} to be mended", "bold"))

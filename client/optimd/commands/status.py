@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from optimdpb.errors import OptimdError
+from optimdpb.program.command import command, json_option
+from optimdpb.program.ending import json_text
+from optimdpb.program.terminal import printable, table_lines, write
 from optimdpb.v1 import optimd_pb2 as pb
 
-from optimd.command import ADDRESS, address_of, ask, printable, run
+from optimd.commands.common import TIMEOUT_S, ask, connected, job_names, job_option, server_options
 from optimd.results import HistoryEntry, JobStatus, WorkerStatus, status_from_proto
 from optimd.transport import Transport
 
-# Most that one answer may hold.
-PAGE_SIZE = 1000
 # Workers of a job in the text.
 WORKERS_MAX = 20
 # Jobs that the message about an unknown one names.
@@ -38,6 +38,7 @@ COLUMNS = (
     ("in round", False),
     ("rejected running", True),
     ("transport", False),
+    ("", False),
 )
 
 
@@ -45,29 +46,42 @@ class UnknownJob(OptimdError):
     """The server has no job of the name asked for."""
 
 
-def main(argv: list[str]) -> int:
-    """Show the jobs of a server. Returns 0, 1 if it cannot be reached or lacks the job; exits 2 on wrong usage."""
-    options = _parser().parse_args(argv)
-    render = json_of if options.json else text_of
-    return run(
-        "status",
-        options.address,
-        lambda transport: render(options.address, look(transport, options.address, options.job)),
-    )
+@command("status", example="optimd status --job digits")
+@server_options
+@job_option("Only this job.", required=False)
+@json_option
+def main(server: str, timeout_s: float, job: str | None, *, as_json: bool) -> None:
+    """Show the jobs of a server: what each does, who works on it and what it waits for.
+
+    `idle` is how long a worker's program has not called its client; `last push` how long none of its pushes came.
+    """
+    with connected(server) as transport:
+        jobs = look(transport, server, job, timeout_s)
+    if as_json:
+        sys.stdout.write(json_of(server, jobs))
+        return
+    for line, style in lines_of(server, jobs):
+        write(sys.stdout, (line, style))
 
 
-def look(transport: Transport, address: str, job: str | None = None) -> dict[str, JobStatus]:
+def look(
+    transport: Transport, address: str, job: str | None = None, timeout_s: float = TIMEOUT_S
+) -> dict[str, JobStatus]:
     """The status of every job of the server in the order of their names, or of the one named.
 
     address: for messages alone. Raises UnknownJob, Refused, and ServerUnavailable at the first call that is lost, after
     some seconds for one that stays unanswered.
     """
-    names = _job_names(transport, address)
+    names = job_names(transport, address, timeout_s)
     if job is not None:
         if job not in names:
             raise UnknownJob(f"expected a job of {address}, got {job!r}; it has {_few(names)}")
         names = [job]
-    return {name: status_from_proto(ask(transport, address, "GetJob", pb.GetJobRequest(job=name))) for name in names}
+    requests = {name: pb.GetJobRequest(job=name) for name in names}
+    return {
+        name: status_from_proto(ask(transport, address, "GetJob", request, timeout_s))
+        for name, request in requests.items()
+    }
 
 
 def json_of(address: str, jobs: Mapping[str, JobStatus]) -> str:
@@ -75,38 +89,44 @@ def json_of(address: str, jobs: Mapping[str, JobStatus]) -> str:
 
     Ends with a line end. learning_rate and loss are null where there is none.
     """
-    return json.dumps({"address": address, "jobs": [{"job": name, **asdict(jobs[name])} for name in jobs]}) + "\n"
+    return json_text({"address": address, "jobs": [{"job": name, **asdict(jobs[name])} for name in jobs]})
 
 
-def text_of(address: str, jobs: Mapping[str, JobStatus]) -> str:
-    """The jobs for people, an empty line between two; ends with a line end."""
+def lines_of(address: str, jobs: Mapping[str, JobStatus]) -> Iterator[tuple[str, str]]:
+    """The jobs for people, an empty line between two, each line with its style."""
     if not jobs:
-        return f"no jobs on {address}\n"
-    return "\n".join(job_text(name, status) for name, status in jobs.items())
+        yield f"no jobs on {address}", ""
+    for number, (name, status) in enumerate(jobs.items()):
+        if number:
+            yield "", ""
+        yield from job_lines(name, status)
 
 
-def job_text(name: str, status: JobStatus) -> str:
+def job_lines(name: str, status: JobStatus) -> list[tuple[str, str]]:
     """One job: what it is, what it waits for, and its live workers, at most WORKERS_MAX of them, broken ones first."""
     end = "" if status.steps_max is None else f" of {status.steps_max}"
     lineage = f", lineage {status.lineage[:LINEAGE_CHARACTERS]}" if status.lineage else ""
     lines = [
-        f"{name}: {status.state}, global step {status.global_step}{end}{lineage}",
-        f"  {_last_round(status)}",
-        f"  pushes: {status.applied} applied, {status.discarded} discarded, {status.rejected} rejected, "
-        f"{status.duplicates} duplicates; {status.rounds_void} void rounds",
+        (f"{name}: {status.state}, global step {status.global_step}{end}{lineage}", "bold"),
+        (f"  {_last_round(status)}", ""),
+        (
+            f"  pushes: {status.applied} applied, {status.discarded} discarded, {status.rejected} rejected, "
+            f"{status.duplicates} duplicates; {status.rounds_void} void rounds",
+            "",
+        ),
     ]
     lines += [
-        f"  {name}: {text}" for name, text in sorted(status.schedules.items(), key=lambda entry: entry[0] != "lr")
+        (f"  {name}: {text}", "") for name, text in sorted(status.schedules.items(), key=lambda entry: entry[0] != "lr")
     ]
     if status.history_left_out:
-        lines.append(f"  changes left out, the oldest: {status.history_left_out}")
-    lines += [f"  {_change_text(entry, status)}" for entry in status.history[-HISTORY_SHOWN:] if entry.revision]
+        lines.append((f"  changes left out, the oldest: {status.history_left_out}", ""))
+    lines += [(f"  {_change_text(entry, status)}", "") for entry in status.history[-HISTORY_SHOWN:] if entry.revision]
     if status.failure:
-        lines.append(f"  {status.failure}")
+        lines.append((f"  {status.failure}", "bold red"))
     if status.waiting_for:
-        lines.append(f"  waiting for: {status.waiting_for}")
-    lines += [f"  {line}" for line in _workers_text(status.workers, status.workers_left_out)]
-    return "\n".join(map(printable, lines)) + "\n"
+        lines.append((f"  waiting for: {status.waiting_for}", "yellow"))
+    lines += [(f"  {line}", style) for line, style in _workers_lines(status.workers, status.workers_left_out)]
+    return [(printable(line), style) for line, style in lines]
 
 
 def _change_text(entry: HistoryEntry, status: JobStatus) -> str:
@@ -123,31 +143,21 @@ def _last_round(status: JobStatus) -> str:
     return f"last round: learning rate {status.learning_rate:.4g}{loss}"
 
 
-def _workers_text(workers: Sequence[WorkerStatus], left_out: int) -> list[str]:
+def _workers_lines(workers: Sequence[WorkerStatus], left_out: int) -> list[tuple[str, str]]:
     """The table in order of rank. A broken worker must not hide behind those that are well."""
     if not workers:
-        return ["no live workers"]
+        return [("no live workers", "")]
     shown = sorted(workers, key=lambda worker: (not _is_broken(worker), worker.rank))[:WORKERS_MAX]
     shown.sort(key=lambda worker: worker.rank)
-    rows = [[heading for heading, _ in COLUMNS], *map(_cells, shown)]
-    notes = ["", *map(_note, shown)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row, note in zip(rows, notes, strict=True):
-        cells = [
-            cell.rjust(width) if to_the_right else cell.ljust(width)
-            for cell, width, (_, to_the_right) in zip(row, widths, COLUMNS, strict=True)
-        ]
-        lines.append("  ".join([*cells, note]).rstrip())
+    lines = table_lines(COLUMNS, map(_cells, shown))
+    styles = ["underline", *("red" if _is_broken(worker) else "" for worker in shown)]
     more = len(workers) - len(shown) + left_out
-    if more:
-        lines.append(f"... and {more} more")
-    return lines
+    return [*zip(lines, styles, strict=True), *([(f"... and {more} more", "")] if more else [])]
 
 
 def _cells(worker: WorkerStatus) -> list[str]:
     return [
-        printable(worker.worker),
+        worker.worker,
         str(worker.rank),
         str(worker.epoch),
         str(worker.last_seq),
@@ -157,6 +167,7 @@ def _cells(worker: WorkerStatus) -> list[str]:
         "yes" if worker.member else "no",
         str(worker.rejections),
         worker.transport.replace("_", " "),
+        _note(worker),
     ]
 
 
@@ -175,26 +186,3 @@ def _few(names: Sequence[str]) -> str:
     more = len(names) - JOBS_NAMED_MAX
     words = [*names[:JOBS_NAMED_MAX], *([f"{more} more"] if more > 0 else [])]
     return ", ".join(words) or "none"
-
-
-def _job_names(transport: Transport, address: str) -> list[str]:
-    names: list[str] = []
-    token = ""
-    while True:
-        page = ask(transport, address, "ListJobs", pb.ListJobsRequest(page_size=PAGE_SIZE, page_token=token))
-        names += [job.job for job in page.jobs]
-        token = page.next_page_token
-        if not token:
-            return names
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optimd status", description="Show the jobs of a server and their workers.", allow_abbrev=False
-    )
-    parser.add_argument(
-        "address", nargs="?", type=address_of, default=ADDRESS, metavar="HOST:PORT", help=f"default: {ADDRESS}"
-    )
-    parser.add_argument("--job", metavar="NAME", help="only this one (default: all)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object, with every worker")
-    return parser
