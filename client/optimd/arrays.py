@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,19 @@ def _remedy(value: Any) -> str:
     return ""
 
 
+def _named(parameters: Any) -> str:
+    if hasattr(parameters, "named_parameters") or isinstance(parameters, Iterator):
+        return ": pass {name: p.detach().cpu().numpy() for name, p in model.named_parameters()}"
+    if isinstance(parameters, list | tuple):
+        return ": pass {f'w{place}': array for place, array in enumerate(it)}"
+    return ": pass {'w': it}" if isinstance(parameters, np.ndarray) else ""
+
+
 def parameters_of(parameters: Mapping[str, Any], *, cast: bool) -> dict[str, NDArray[Any]]:
     """Initial parameters by name. Raises InvalidLayout, Refused(NON_FINITE_PARAMETERS), naming the tensor."""
     if not isinstance(parameters, Mapping):
-        raise InvalidLayout("", f"expected a dict of arrays by name, got {type(parameters).__name__}")
+        kind = type(parameters).__name__
+        raise InvalidLayout("", f"expected a dict of arrays by name, got {kind}{_named(parameters)}")
     arrays = {}
     for name, value in parameters.items():
         check_name(name)

@@ -38,6 +38,8 @@ class Membership:
     """
 
     def __init__(self, session: Session, worker: str, claim: Claim) -> None:
+        if not isinstance(worker, str):
+            raise TypeError(f"expected the worker's name as a string, got {worker!r}")
         self.worker = worker
         self.member: Member | None = None
         self.next_seq = 1

@@ -30,6 +30,8 @@ class Session:
     """`wait_s`: how long the server holds a waiting call. `step_bytes_max`: the largest model for Step, 0: unknown."""
 
     def __init__(self, transport: Transport, surroundings: Surroundings, job: str, timeout_s: float) -> None:
+        if not isinstance(job, str):
+            raise TypeError(f"expected the job's name as a string, got {job!r}")
         self.transport = transport
         self.surroundings = surroundings
         self.job = job

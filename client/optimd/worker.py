@@ -103,7 +103,7 @@ class Worker:
         self.name = worker
         self._session = Session(transport, surroundings, job, timeout_s)
         self._claim = Claim(surroundings)
-        self._membership = Membership(self._session, worker or "", self._claim)
+        self._membership = Membership(self._session, "" if worker is None else worker, self._claim)
         self._puller = Puller(self._session, self._membership, pull_dtype)
         self._pusher = Pusher(self._session, self._membership, self._puller, push_dtype)
         self._unapplied = Unapplied(self._session, on_rejected)

@@ -11,13 +11,15 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 def split_address(text: str, port_min: int = 1) -> tuple[str, int]:
     """Host, an IPv6 one in its brackets, and port. Raises ValueError for anything else, with what to write instead."""
+    if not isinstance(text, str):
+        raise _refusal(text, ": pass one string, such as '127.0.0.1:50051'")
     host, _, port = text.rpartition(":")
     if not _is_port(port, port_min):
         raise _refusal(text, f": a port from {port_min} to {PORT_MAX} is missing")
     if _SCHEME.match(text):
         raise _refusal(text, f": leave out {text.partition('://')[0]}://")
     if not host or re.search(r"[\s/@]", host):
-        raise _refusal(text, "")
+        raise _refusal(text, ": leave out what is not the host's name")
     if host.startswith("[") or host.endswith("]") or ":" in host:
         bare = host.removeprefix("[").removesuffix("]")
         if host != f"[{bare}]":
@@ -42,6 +44,6 @@ def _is_port(text: str, port_min: int) -> bool:
     return text.isascii() and text.isdecimal() and len(text) <= len(str(PORT_MAX)) and port_min <= int(text) <= PORT_MAX
 
 
-def _refusal(text: str, advice: str) -> ValueError:
-    shown = text if len(text) <= 200 else text[:200] + "…"
-    return ValueError(f"expected HOST:PORT, got {shown!r}{advice}")
+def _refusal(text: object, advice: str) -> ValueError:
+    shown = repr(text[:200] + "…" if isinstance(text, str) and len(text) > 200 else text)
+    return ValueError(f"expected HOST:PORT, got {shown}{advice}")

@@ -315,9 +315,47 @@ def test_as_all_gradients(gradients: Any, says: str, worker: optimd.Worker) -> N
     assert worker.step({"v": GOOD, "w": GOOD}).status == "applied", "in any order"
 
 
-def test_parameters_that_are_no_dict_are_refused(worker: optimd.Worker) -> None:
-    with pytest.raises(optimd.InvalidLayout, match="expected a dict of arrays by name, got list"):
-        worker.ensure_job([GOOD], optimd.SGD(1.0), optimd.Sync(1))  # type: ignore[arg-type]
+class Module:
+    """What of a module of torch names its parameters."""
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        yield "w", Tensor(GOOD)
+
+    def parameters(self) -> Iterator[Tensor]:
+        yield Tensor(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("made", "names"),
+    [
+        (lambda model: model, {"model": Module()}),
+        (lambda model: model.parameters(), {"model": Module()}),
+        (lambda model: model.named_parameters(), {"model": Module()}),
+        (lambda it: it, {"it": [GOOD, GOOD]}),
+        (lambda it: it, {"it": (GOOD,)}),
+        (lambda it: it, {"it": GOOD}),
+    ],
+)
+def test_parameters_that_are_no_dict_are_refused_with_one_to_pass(
+    made: Callable[[Any], Any], names: dict[str, Any], worker: optimd.Worker
+) -> None:
+    with pytest.raises(optimd.InvalidLayout, match="expected a dict of arrays by name, got") as refused:
+        worker.ensure_job(made(*names.values()), optimd.SGD(1.0), optimd.Sync(1))
+    remedy = str(refused.value).partition(": pass ")[2]
+    worker.ensure_job(eval(remedy, dict(names)), optimd.SGD(1.0), optimd.Sync(1))
+    assert all(np.array_equal(array, GOOD) for array in worker.pull().values())
+
+
+@pytest.mark.parametrize("rule", ["adam", optimd.Adam, {"lr": 0.1}, None])
+@pytest.mark.parametrize("model", ["sync", optimd.Sync, 3, None])
+def test_a_rule_and_a_model_of_another_kind_are_refused_with_examples(
+    rule: Any, model: Any, worker: optimd.Worker
+) -> None:
+    with pytest.raises(optimd.InvalidSpec, match=r"optimizer: expected a rule such as optimd\.Adam\(lr=1e-3\), got"):
+        worker.ensure_job({"w": GOOD}, rule, optimd.Sync(1))
+    expected = r"consistency: expected optimd\.Sync\(workers\) or optimd\.Async\(\), got"
+    with pytest.raises(optimd.InvalidSpec, match=expected):
+        worker.ensure_job({"w": GOOD}, optimd.Adam(lr=1e-3), model)
 
 
 def test_who_has_not_asked_for_the_cast_is_told_how_to(server: ThreadServer, worker: optimd.Worker) -> None:

@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 
 from optimdpb.errors import InvalidSpec
-from optimdpb.specs.checks import check_choice, check_integer
+from optimdpb.specs.checks import check_choice, check_integer, shown
 from optimdpb.specs.clips import Clip
 from optimdpb.specs.consistency import Consistency
 from optimdpb.specs.groups import MATCHES_MAX, Group, group_of_tensors
@@ -18,6 +18,13 @@ from optimdpb.specs.text import schedule_to_text
 
 # Of a schedule in a sentence.
 SCHEDULE_CHARACTERS_MAX = 100
+
+
+_PARTS: tuple[tuple[str, type, str], ...] = (
+    ("layout", Layout, "a Layout"),
+    ("optimizer", Optimizer, "a rule such as optimd.Adam(lr=1e-3)"),
+    ("consistency", Consistency, "optimd.Sync(workers) or optimd.Async()"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,9 @@ class JobSpec:
     rejections_max: int | None = None
 
     def __post_init__(self) -> None:
-        for name, expected in (("layout", Layout), ("optimizer", Optimizer), ("consistency", Consistency)):
+        for name, expected, example in _PARTS:
             if not isinstance(getattr(self, name), expected):
-                raise InvalidSpec(name, f"expected {expected.__name__}, got {getattr(self, name)!r}")
+                raise InvalidSpec(name, f"expected {example}, got {shown(getattr(self, name))}")
         check_choice(self, "reduction", ("mean", "sum"))
         if self.clip is not None and not isinstance(self.clip, Clip):
             raise InvalidSpec("clip", f"expected a Clip or None, got {self.clip!r}")

@@ -202,7 +202,8 @@ def as_schedule(field: str, value: Schedule | float) -> Schedule:
     if isinstance(value, Schedule):
         return value
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InvalidSpec(field, f"expected a number or a schedule, got {shown(value)}")
+        advice = ": pass float(it)" if hasattr(value, "__float__") and not isinstance(value, bool) else ""
+        raise InvalidSpec(field, f"expected a number or a schedule, got {shown(value)}{advice}")
     try:
         return Constant(as_float(field, value))
     except InvalidSpec as error:

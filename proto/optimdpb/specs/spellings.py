@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from optimdpb.errors import InvalidSpec
@@ -18,6 +18,8 @@ _IN_THE_KERNEL = "it chooses among torch's implementations; the server has one, 
 _BY_STEP = "schedules follow the server's global step. Leave it out"
 _NO_DECAY = "this rule has none. Take AdamW, SGDW or another that has, or add weight_decay * parameter to the gradient"
 _BETAS = "this rule has none"
+_PARAMETERS = "parameters are given to ensure_job()"
+_CLIP = "give ensure_job() a clip=, such as ClipGlobalNorm(1.0)"
 
 
 def _named(name: str) -> str:
@@ -35,7 +37,11 @@ NOT_HERE: dict[str, tuple[tuple[object, ...], str]] = {
     "weight_decay": ((0,), _NO_DECAY),
     "decoupled_weight_decay": ((False,), "of the decoupled kind are AdamW, SGDW and LAMB"),
     "betas": ((), _BETAS),
-    "params": ((), "parameters are given to ensure_job()"),
+    "params": ((), _PARAMETERS),
+    "clipnorm": ((None,), _CLIP),
+    "global_clipnorm": ((None,), _CLIP),
+    "clipvalue": ((None,), _CLIP),
+    "max_norm": ((None,), _CLIP),
     "Adagrad.lr_decay": ((0,), "give lr a schedule, such as InverseSqrt or a Table of lr / (1 + step * lr_decay)"),
     "Adagrad.initial_accumulator_value": ((), _named("initial_accumulator")),
     "SGD.momentum": ((0,), "it is a rule of its own: SGDM(lr, momentum=...)"),
@@ -76,6 +82,18 @@ NOT_HERE: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
+# What Keras and optax call them.
+NAMES_ELSEWHERE = {
+    "learning_rate": "lr",
+    "epsilon": "eps",
+    "beta_1": "beta1",
+    "beta_2": "beta2",
+    "b1": "beta1",
+    "b2": "beta2",
+    "rho": "alpha",
+}
+
+
 def understand(spec_class: type) -> None:
     """Let the class of a specification take settings under the names that people know from torch."""
     original: Callable[..., None] = vars(spec_class)["__init__"]
@@ -87,6 +105,8 @@ def understand(spec_class: type) -> None:
     def initialize(self: Any, *args: Any, **settings: Any) -> None:
         if not settings.keys() <= set(names):
             settings = _translated(spec_class.__name__, names, settings)
+        if args and in_order[0] == "lr" and isinstance(args[0], list | tuple | Iterator):
+            raise InvalidSpec("lr", f"expected a number or a schedule, got {shown(args[0])}: {_PARAMETERS}")
         given = in_order[: len(args)]
         for name in settings:
             if name in given:
@@ -112,6 +132,8 @@ def _translated(spec: str, names: list[str], settings: dict[str, Any]) -> dict[s
         if name == "betas" and "beta1" in names:
             known |= _betas(value, settings)
             continue
+        if NAMES_ELSEWHERE.get(name) in names:
+            raise InvalidSpec(name, f"{spec} has no such setting: {_named(NAMES_ELSEWHERE[name])}; got {shown(value)}")
         neutral, why = NOT_HERE.get(f"{spec}.{name}") or NOT_HERE.get(name) or ((), "")
         if any(value is each or (type(value) in (bool, int, float, str) and value == each) for each in neutral):
             continue

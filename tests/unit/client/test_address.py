@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import click
 import numpy as np
 import optimd
@@ -34,6 +38,21 @@ def test_what_is_no_address_is_refused_before_anything_is_sent(text: str) -> Non
         optimd.connect(text, job="j", observer=True)
     with pytest.raises(click.BadParameter, match="expected HOST:PORT, got"):
         ADDRESS_TYPE.convert(text, None, None)
+
+
+@pytest.mark.parametrize("value", [None, 50051, b"127.0.0.1:50051", ("127.0.0.1", 50051), Path("host:1")])
+def test_what_is_no_text_is_no_address(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"expected HOST:PORT, got .*: pass one string, such as '127\.0\.0\.1:50051'"):
+        optimd.connect(value, job="j", observer=True)
+
+
+@pytest.mark.parametrize("name", [3, None, b"j", Path("j"), 0])
+def test_names_are_text(name: Any) -> None:
+    with pytest.raises(TypeError, match=f"expected the job's name as a string, got {re.escape(repr(name))}"):
+        optimd.connect("127.0.0.1:1", job=name, worker="w")
+    if name is not None:
+        with pytest.raises(TypeError, match=f"expected the worker's name as a string, got {re.escape(repr(name))}"):
+            optimd.connect("127.0.0.1:1", job="j", worker=name)
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ import dataclasses
 import inspect
 import pickle
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optimdpb import specs
 from optimdpb.errors import InvalidSpec
@@ -64,7 +66,15 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (specs.SGD, {"momentum": 0.9}, r"SGDM\(lr, momentum=...\)"),
     (specs.SGD, {"betas": (0.9, 0.99)}, "betas: SGD has no such setting"),
     (specs.Adam, {"params": []}, r"given to ensure_job\(\)"),
-    (specs.Adam, {"learning_rate": 0.1}, "Adam has no such setting: it has lr, schedules, beta1"),
+    (specs.Adam, {"lookahead": 0.1}, "Adam has no such setting: it has lr, schedules, beta1"),
+    (specs.Adam, {"learning_rate": 0.1}, "it is called lr here"),
+    (specs.Adam, {"epsilon": 1e-7}, "it is called eps here"),
+    (specs.Adam, {"beta_1": 0.8}, "it is called beta1 here"),
+    (specs.AdamW, {"b2": 0.8}, "it is called beta2 here"),
+    (specs.RMSProp, {"rho": 0.8}, "it is called alpha here"),
+    (specs.SGD, {"b1": 0.8}, "SGD has no such setting: it has lr, schedules"),
+    (specs.SGD, {"max_norm": 1.0}, r"give ensure_job\(\) a clip="),
+    (specs.Adam, {"clipnorm": 1.0}, r"such as ClipGlobalNorm\(1\.0\)"),
 ]
 SCHEDULES: list[tuple[Any, dict[str, Any], str]] = [
     (specs.Cyclical, {"lr_min": 0.1, "lr_max": 1, "step_size": 5, "cycle_momentum": True}, "only lr cycles"),
@@ -109,9 +119,24 @@ def test_a_rule_without_a_rate_says_so(rule: Any) -> None:
         rule()
 
 
-def test_parameters_in_front_of_the_rate_are_told_from_it() -> None:
-    with pytest.raises(InvalidSpec, match=r"lr: expected it once, got \['w'\] and 0.1"):
-        specs.Adam(["w"], lr=0.1)  # type: ignore[misc, arg-type]
+@pytest.mark.parametrize("parameters", [["w"], (), iter("w"), (each for each in "w")])
+@pytest.mark.parametrize("settings", [{}, {"lr": 0.1}])
+def test_parameters_in_front_of_the_rate_are_told_from_it(parameters: Any, settings: dict[str, Any]) -> None:
+    says = r"lr: expected a number or a schedule, got .*: parameters are given to ensure_job\(\)"
+    with pytest.raises(InvalidSpec, match=says):
+        specs.Adam(parameters, **settings)
+
+
+def test_a_rate_given_twice_is_told() -> None:
+    with pytest.raises(InvalidSpec, match=r"lr: expected it once, got 0\.2 and 0\.1"):
+        specs.Adam(0.2, lr=0.1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("rate", [np.array([0.1]), np.array(0.1), Decimal("0.1")])
+def test_a_rate_that_is_nearly_a_number_says_how_to_make_it_one(rate: Any) -> None:
+    with pytest.raises(InvalidSpec, match=r"expected a number or a schedule, got .*: pass float\(it\)"):
+        specs.SGD(rate)
+    assert specs.SGD(float(rate.item() if hasattr(rate, "item") else rate)) == specs.SGD(0.1)
 
 
 def test_a_rule_can_be_copied_and_shows_its_signature() -> None:
