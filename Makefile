@@ -13,6 +13,7 @@ demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
 
 test: .venv/stamp
+	$(BIN)/python -m tests.support.kernels
 	$(BIN)/pytest -m "not long and not alone" --durations=10 -n $(PROCESSES) --dist worksteal $(ARGS)
 	$(BIN)/pytest -m "not long and alone" --durations=10 $(ARGS)
 

@@ -18,18 +18,20 @@ from optimd_server.optimizers.kernels import (
 from optimd_server.optimizers.loops import piece_squares
 from optimd_server.optimizers.rule import Rule
 
+# What is compiled one after the other: what all rules share, then each rule.
+GROUPS: tuple[Rule | None, ...] = (None, *RULES)
 # What is compiled next, which one it is, from 1 on, and of how many.
 Tell = Callable[[str, int, int], object]
 
 
 def compile_kernels(tell: Tell = lambda *_: None) -> None:
     """Run each kernel once on one element, with the types of real use; compiled code is kept on disk."""
-    for number, rule in enumerate((None, *RULES), 1):
-        tell("shared kernels" if rule is None else rule.spec_class.__name__, number, 1 + len(RULES))
-        _run(rule)
+    for number, rule in enumerate(GROUPS, 1):
+        tell("shared kernels" if rule is None else rule.spec_class.__name__, number, len(GROUPS))
+        compile_rule(rule)
 
 
-def _run(rule: Rule | None) -> None:
+def compile_rule(rule: Rule | None) -> None:
     """The kernels of a rule; None: those that all rules share."""
     gradient, one = np.ones(1, np.float32), np.ones(1, np.float32)
     addresses, forms = np.array([gradient.ctypes.data], np.uint64), np.array([FLOAT32])
