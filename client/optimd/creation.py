@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
+from optimdpb.codec import spec_digest
 from optimdpb.errors import Refused
 from optimdpb.specs import Layout
 from optimdpb.v1 import optimd_pb2 as pb
@@ -126,6 +127,8 @@ class Creation:
         request.again = False
         try:
             report = session.call("GetJob", pb.GetJobRequest(job=request.job))
+            if lineage is None and self._has_made_room(report):
+                return
             others = [member.worker for member in report.workers if member.worker != request.worker]
             if others:
                 self._wait_for(others)
@@ -141,6 +144,12 @@ class Creation:
                 raise
         else:
             log.warning("job %r was at step %d and is replaced by a new one", request.job, report.header.step)
+
+    def _has_made_room(self, report: pb.GetJobResponse) -> bool:
+        """Whether another worker has replaced the job that was in the way since."""
+        if report.state == pb.JOB_STATE_FAILED:
+            return False
+        return report.state == pb.JOB_STATE_INITIALIZING or report.spec_digest == spec_digest(self._request.spec)
 
     def _wait_for(self, others: list[str]) -> None:
         named = ", ".join(others[:10])

@@ -14,8 +14,10 @@ import optimd
 import pytest
 from optimd_server.runtime import ServerConfig
 from optimdpb.errors import Refused
+from optimdpb.v1 import optimd_pb2 as pb
 
-from tests.e2e.scene import eventually
+from tests.e2e.scene import SPEC, eventually
+from tests.support.calls import RawClient
 from tests.support.program import said, told
 from tests.support.servers import ThreadServer
 
@@ -107,6 +109,37 @@ def test_several_workers_may_all_say_replace(server: ThreadServer) -> None:
         found = list(pool.map(worker, ("w0", "w1", "w2")))
     assert sorted(start.created for start, _ in found) == [False, False, True]
     assert [parameters for _, parameters in found] == [[3.0] * 4] * 3
+
+
+@pytest.mark.parametrize("is_ready", [True, False])
+def test_what_another_worker_has_put_in_its_place_is_not_replaced(server: ThreadServer, *, is_ready: bool) -> None:
+    """Also where that happens between the two calls by which a worker finds out."""
+    run(server, 3)
+
+    def replace() -> None:
+        if is_ready:
+            assert run(server, 0, NEW, optimd.SGD(2.0), "w0", if_exists="replace")[0] == CREATED
+            return
+        with RawClient(server.address) as client:
+            client.call("DeleteJob", pb.DeleteJobRequest(job="j"))
+            client.create("j", SPEC, "w0")
+
+    with optimd.connect(server.address, job="j", worker="w1") as worker:
+        transport: Any = worker._session.transport
+        real, asked, deleted = transport.call, [], []
+
+        def call(method: str, request: Any, timeout_s: float) -> Any:
+            if method == "GetJob" and not asked:
+                asked.append(method)
+                replace()
+            deleted.extend([method] if method == "DeleteJob" else [])
+            return real(method, request, timeout_s)
+
+        transport.call = call
+        start = worker.ensure_job(NEW, optimd.SGD(2.0), optimd.Sync(1), if_exists="replace")
+        assert start.created is not is_ready
+    assert asked
+    assert not deleted
 
 
 def test_replace_waits_for_those_who_work_on_the_job(server: ThreadServer, caplog: pytest.LogCaptureFixture) -> None:
