@@ -91,6 +91,21 @@ def test_the_end_is_moved_while_the_last_update_is_made(model: Any) -> None:
 
 
 @MODELS
+def test_the_update_on_its_way_may_become_the_last(model: Any) -> None:
+    job = training(model, steps_max=100)
+    job.auto_apply = False
+    job.push("a")
+    job.push("b")
+    assert job.update("nearer", steps_max=1).at_step == 1
+    assert not job.machine.state.finished
+    job.send(Applied(0))
+    assert job.machine.state.finished
+    assert job.machine.version.step == 1
+    job.update("longer", steps_max=2)
+    assert job.machine.state.learning_rate() == 0.5
+
+
+@MODELS
 def test_the_end_may_come_nearer_but_not_behind(model: Any) -> None:
     job = training(model, steps_max=100)
     trains(job, 2)
