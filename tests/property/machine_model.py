@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,13 @@ from optimd_server.core.events import (
     PushOffered,
     SignOfLife,
     Ticked,
+    UpdateRequested,
 )
 from optimd_server.core.ledger import OUTCOMES_KEPT
-from optimdpb.specs import Async, ClipGlobalNorm, Constant, JobSpec, Linear, Ssp, Sync
+from optimdpb.specs import ClipGlobalNorm, Constant, JobSpec, Linear
+from optimdpb.specs.checks import STEPS_MAX
+
+from tests.property.machine_parts import Account, Command, Due, Epoch, Key, Life, Refusal, Request, Word
 
 WEIGHT_MAX = 1e18
 SUM_MAX = 1e18
@@ -37,78 +40,6 @@ REASON_GONE = {
     "expired": "LEASE_EXPIRED",
     "set aside": "WORKER_SET_ASIDE",
 }
-
-Epoch = tuple[str, int]
-Key = tuple[str, int, int]
-
-
-class Refusal(Exception):
-    """The event must be refused for this reason and change nothing."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-@dataclass
-class Life:
-    """A live epoch. `clock`: outcomes since it joined, from the slowest one's on."""
-
-    epoch: int
-    until_s: float
-    rejections: int = 0
-    clock: int = 0
-
-
-@dataclass(eq=False)
-class Word:
-    """A push that was taken and has no outcome yet. `bad`: why it is unusable."""
-
-    push: Push
-    magnitude: float
-    bad: Reason | None = None
-    in_round: bool = False
-
-    @property
-    def epoch(self) -> Epoch:
-        """Whose it is."""
-        return self.push.worker, self.push.epoch
-
-
-@dataclass
-class Account:
-    """Pushes of one epoch. `taken`: the last seq that was."""
-
-    taken: int = 0
-    word: Word | None = None
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-
-
-@dataclass
-class Command:
-    """A Prepare, or an Apply if `rate` is there. `parts`: (worker, epoch, seq, scale, share, base step)."""
-
-    step: int
-    parts: tuple[tuple[str, int, int, float, float, int], ...]
-    rate: float | None = None
-    limit: float = 1.0
-
-
-@dataclass
-class Due:
-    """What one event must bring about. Outcomes have no detail here.
-
-    `rank`: that of who joins, and of how many; `freed`: epochs whose staging is dropped.
-    """
-
-    reply: str = ""
-    rank: tuple[int, int] | None = None
-    settled: dict[Key, Outcome] = field(default_factory=dict)
-    told: set[Key] = field(default_factory=set)
-    commands: list[Command] = field(default_factory=list)
-    members: list[tuple[str, int, str]] = field(default_factory=list)
-    freed: set[Epoch] = field(default_factory=set)
-    loss: float | None = None
 
 
 class JobModel(ABC):
@@ -129,12 +60,14 @@ class JobModel(ABC):
         self.untold: list[Key] = []
         self.broken: list[Epoch] = []
         self.counts: Counter[str] = Counter()
+        self.steps_max = spec.steps_max
+        self.requests: list[Request] = []
         self.due = Due()
 
     @property
     def finished(self) -> bool:
         """t = N."""
-        return self.spec.steps_max is not None and self.step >= self.spec.steps_max
+        return self.steps_max is not None and self.step >= self.steps_max
 
     @property
     def names(self) -> list[str]:
@@ -179,6 +112,8 @@ class JobModel(ABC):
                 self._prepared(float(event.sums.sum()))
             case Applied():
                 self._applied()
+            case UpdateRequested():
+                self._change(event)
             case _:
                 raise NotImplementedError(event)
         self._set_aside()
@@ -192,7 +127,7 @@ class JobModel(ABC):
 
     def photo(self) -> Any:
         """What a snapshot taken now keeps if everything after it is lost."""
-        return self.step, self.opened, self.counts.copy()
+        return self.step, self.opened, self.counts.copy(), self.steps_max, list(self.requests)
 
     def restart(self, now_s: float) -> None:
         """Lossless: what has no outcome was never taken, leases start anew."""
@@ -209,6 +144,7 @@ class JobModel(ABC):
         """Lossy: nobody is known any more, the parameters are those of the snapshot, under another lineage."""
         self.restart(now_s)
         self.step, self.opened, self.counts = photo[0], photo[1], photo[2].copy()
+        self.steps_max, self.requests = photo[3], list(photo[4])
         self.lineage, self.untold = lineage, []
         for table in (self.live, self.gone, self.accounts):
             table.clear()
@@ -316,6 +252,28 @@ class JobModel(ABC):
         else:
             self._speak(word)
 
+    def _change(self, event: UpdateRequested) -> None:
+        """Another end, above the present step; a finished job goes on. The same again has the same answer."""
+        known = next((r for r in self.requests if r.event.request_id == event.request_id), None)
+        if known is None:
+            assert event.steps_max is not None
+            assert event.at_step is None
+            if not self.step < event.steps_max <= STEPS_MAX:
+                raise Refusal("INVALID_UPDATE")
+            if event.expected_revision not in (None, len(self.requests)):
+                raise Refusal("REVISION_MISMATCH")
+            known = Request(event, len(self.requests) + 1, self.step + (self.update is not None))
+            self.requests.append(known)
+            was_finished, self.steps_max = self.finished, event.steps_max
+            if was_finished:
+                self._go_on()
+        elif known.event != event:
+            raise Refusal("INVALID_UPDATE")
+        self.due.change = known.revision, known.at_step
+
+    def _go_on(self) -> None:  # noqa: B027 - in most models it is as if it had not finished
+        """The job was finished and is not any more."""
+
     def _tick(self) -> None:
         """A tick more than one interval late gives the lost time back."""
         late_s = self.now_s - self.ticked_s - self.tick_s
@@ -403,164 +361,3 @@ class JobModel(ABC):
         self._round_over()
         while self.finished and self.waiting:
             self._settle(self.waiting[0], Status.DISCARDED, Reason.FINISHED)
-
-
-class SyncModel(JobModel):
-    """`members`: epoch by name at the opening of the open round, None if none is open."""
-
-    def __init__(self, spec: JobSpec, *rest: Any) -> None:
-        super().__init__(spec, *rest)
-        assert isinstance(spec.consistency, Sync)
-        model = spec.consistency
-        self.workers, self.quorum, self.timeout_s = model.workers, model.quorum, model.round_timeout_s
-        self.floor = model.workers_min or 0
-        self.members: dict[str, int] | None = None
-        self.opened_s = 0.0
-        self.places_left: list[str] = []
-
-    @property
-    def size(self) -> int:
-        """Workers that the job counts on: who left, in order, is not among them, nor below a floor that was given."""
-        return max(self.floor, self.workers - len(self.places_left))
-
-    @property
-    def least(self) -> int:
-        """Workers that must be live for a round to close."""
-        return min(self.floor or self.quorum or self.workers, self.size)
-
-    @property
-    def needed(self) -> int:
-        """Workers that must be live for rounds to go on."""
-        return max(1, self.least if self.opened else self.size)
-
-    def photo(self) -> Any:
-        return *super().photo(), list(self.places_left)
-
-    def lose(self, now_s: float, photo: Any, lineage: str) -> None:
-        super().lose(now_s, photo, lineage)
-        self.places_left = list(photo[3])
-
-    def _join(self, worker: str, epoch: int) -> None:
-        super()._join(worker, epoch)
-        if len(self.places_left) == self.workers:
-            self.places_left, self.opened = [], False
-        if worker in self.places_left:
-            self.places_left.remove(worker)
-        while self.places_left and len(self.live) + len(self.places_left) > self.workers:
-            del self.places_left[0]
-
-    def _end(self, worker: str, how: str) -> None:
-        super()._end(worker, how)
-        if how == "left" and len(self.live) + len(self.places_left) < self.workers:
-            self.places_left.append(worker)
-
-    def awaited(self) -> list[str]:
-        """Members of the opening that are live and have not spoken."""
-        spoken = {word.epoch for word in self.waiting if word.in_round}
-        members = (self.members or {}).items()
-        return [epoch[0] for epoch in members if self.is_live(epoch) and epoch not in spoken]
-
-    def restart(self, now_s: float) -> None:
-        super().restart(now_s)
-        self.members = None
-
-    def _too_old(self, push: Push) -> Reason | None:
-        return Reason.LATE if push.base.step < self.step else None
-
-    def _speak(self, word: Word) -> None:
-        """The word of a member that the round waits for; any other is answered now if bad, else at an opening."""
-        worker, epoch = word.epoch
-        if self.update is None and worker in self.awaited() and (self.members or {})[worker] == epoch:
-            word.in_round = True
-            if word.bad is not None:
-                self.due.reply = "pending"
-                self.due.freed.add(word.epoch)
-        else:
-            super()._speak(word)
-
-    def _forget(self, epoch: Epoch) -> None:
-        word = self.accounts[epoch].word
-        if word in self.waiting and not word.in_round:
-            self._settle(word, Status.DISCARDED, Reason.NOT_A_MEMBER)
-
-    def _give_back(self, by_s: float) -> None:
-        super()._give_back(by_s)
-        self.opened_s += by_s
-
-    def _advance(self) -> None:
-        while self.update is None and not self.broken:
-            if self.members is None:
-                if self.finished or len(self.live) < self.needed:
-                    return
-                self._open()
-            elif self._may_close():
-                self._close([word for word in self.waiting if word.in_round and word.bad is None], 1.0)
-            else:
-                return
-
-    def _open(self) -> None:
-        self.opened, self.opened_s = True, self.now_s
-        self.members = {worker: life.epoch for worker, life in self.live.items()}
-        for word in list(self.waiting):
-            if self._too_old(word.push):
-                self._settle(word, Status.DISCARDED, Reason.LATE)
-            else:
-                assert self.is_live(word.epoch)
-                word.in_round = True
-
-    def _may_close(self) -> bool:
-        if len(self.live) < self.least:
-            return False
-        if not self.awaited():
-            return True
-        usable = sum(word.in_round and word.bad is None for word in self.waiting)
-        enough = min(self.quorum or self.floor or 1, self.size)
-        if self.timeout_s is None:
-            return self.quorum is not None and usable >= enough
-        return self.now_s - self.opened_s >= self.timeout_s and usable >= enough
-
-    def _round_over(self) -> None:
-        self.members = None
-        rejected = [word for word in self.waiting if word.in_round]
-        for word in sorted(rejected, key=lambda word: word.push.worker.encode()):
-            assert word.bad is not None
-            self._settle(word, Status.REJECTED, word.bad)
-
-
-class AsyncModel(JobModel):
-    """Every push is its own round, in the order of the commits."""
-
-    def __init__(self, spec: JobSpec, *rest: Any) -> None:
-        super().__init__(spec, *rest)
-        model = spec.consistency
-        self.staleness_max = model.staleness_max if isinstance(model, Async) else None
-        self.inverse = isinstance(model, Async) and model.staleness_scale == "inverse"
-
-    def _too_old(self, push: Push) -> Reason | None:
-        over = self.staleness_max is not None and self.step - push.base.step > self.staleness_max
-        return Reason.STALE if over else None
-
-    def _advance(self) -> None:
-        while self.waiting and self.update is None:
-            word = self.waiting[0]
-            if self._too_old(word.push):
-                self._settle(word, Status.DISCARDED, Reason.STALE)
-                continue
-            staleness = self.step - word.push.base.step
-            self._close([word], float(np.float32(1 / (1 + staleness))) if self.inverse else 1.0)
-
-
-class SspModel(AsyncModel):
-    """As Async; the answer of who is too far ahead of the slowest waits."""
-
-    def _may_tell(self, key: Key) -> bool:
-        assert isinstance(self.spec.consistency, Ssp)
-        if self.finished or not self.is_live(key[:2]):
-            return True
-        return self.live[key[0]].clock - self._first_clock() <= self.spec.consistency.staleness
-
-
-def model_of(spec: JobSpec, *rest: Any) -> JobModel:
-    """The model of the job's consistency."""
-    kinds: dict[type, type[JobModel]] = {Sync: SyncModel, Async: AsyncModel, Ssp: SspModel}
-    return kinds[type(spec.consistency)](spec, *rest)

@@ -1,6 +1,6 @@
 """The core through its events alone: whatever comes in whatever order, it does what the model in machine_model.py says.
 
-Beside that prediction, which is exact, what must hold of any history is checked by itself, in `Life._book`.
+See machine_watch.py for how it is held to that.
 """
 
 from __future__ import annotations
@@ -14,27 +14,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, precondition, rule, run_state_machine_as_test
 from optimd_server.core import JobMachine
-from optimd_server.core.effects import (
-    Answered,
-    Apply,
-    DropStaging,
-    Effect,
-    Joined,
-    MemberRecord,
-    Outcome,
-    OutcomeRecord,
-    Pending,
-    Prepare,
-    Proceed,
-    RoundRecord,
-    Status,
-)
+from optimd_server.core.effects import Prepare, Proceed, UploadNamed
 from optimd_server.core.events import (
     Applied,
     CreateRequested,
-    Event,
     JoinRequested,
     LeaveRequested,
     Prepared,
@@ -43,6 +28,7 @@ from optimd_server.core.events import (
     PushOffered,
     SignOfLife,
     Ticked,
+    UpdateRequested,
     UploadCompleted,
     Version,
 )
@@ -50,13 +36,12 @@ from optimd_server.core.saved import restore, saved_state
 from optimdpb.errors import Refused
 from optimdpb.specs import SGD, Async, ClipGlobalNorm, Constant, JobSpec, Layout, Linear, Ssp, Sync, Tensor
 
-from tests.property.machine_model import Due, Key, Refusal, SyncModel, model_of
+from tests.property.machine_rounds import SyncModel, model_of
+from tests.property.machine_watch import NAMES, Watched
 
 LEASE_S = 10.0
 TICK_S = 1.0
 NORM_MAX = 1.5
-# Byte order is neither that of letters nor that of numbers.
-NAMES = ["w2", "w10", "B", "a", "é"]
 FAR_STEP = 5
 
 places = st.integers(0, len(NAMES) - 1)
@@ -101,37 +86,55 @@ def specs(draw: st.DrawFn) -> JobSpec:
     )
 
 
-class Life(RuleBasedStateMachine):
-    """One job from its creation on, over restarts.
-
-    `epochs`: all a worker was given; `answered`: every answer told for the first time, `applied`: the step of every
-    contribution; `command`: what the shards have not answered yet; `sound`: no check has failed.
-    """
+class Life(Watched):
+    """One job after the other under one name, each from its creation on, over restarts."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now_s = 100.0
-        self.epochs: dict[str, list[int]] = {name: [] for name in NAMES}
-        self.last_epoch = 0
-        self.lineages = ["lineage-0"]
         self.drafts: dict[str, Push] = {}
-        self.answered: dict[Key, Outcome] = {}
-        self.applied: dict[Key, int] = {}
-        self.command: Prepare | Apply | None = None
         self.snapshot: tuple[Any, Any] | None = None
-        self.sound = False
+        self.requests = 0
 
     @initialize(spec=specs(), seconds=quarters, joiners=st.lists(st.sampled_from(NAMES), unique=True))
     def create(self, spec: JobSpec, seconds: float, joiners: list[str]) -> None:
-        self.machine = JobMachine(spec, lease_s=LEASE_S, tick_interval_s=TICK_S)
-        self.model = model_of(spec, LEASE_S, TICK_S, self.lineages[0], self.now_s)
-        self.machine.handle(CreateRequested("creator"), self.now_s)
-        self.last_epoch = self.machine.state.creation.token
-        self.machine.handle(UploadCompleted(self.last_epoch, self.lineages[0]), self.now_s)
+        self._begin(spec, 1, seconds, joiners)
+
+    @rule(spec=specs(), tries=st.integers(1, 3), joiners=st.lists(st.sampled_from(NAMES), unique=True))
+    def delete_and_create(self, spec: JobSpec, tries: int, joiners: list[str]) -> None:
+        """Another job of the name; what comes late for the old one comes to it."""
+        self.lineages.append(f"lineage-{len(self.lineages)}")
+        self.snapshot = self.command = None
+        self._begin(spec, tries, 1.0, joiners)
+
+    def _begin(self, spec: JobSpec, tries: int, seconds: float, joiners: list[str]) -> None:
+        """tries: so many are named to upload the parameters, the last one does."""
+        epochs_from = self.last_epoch + 1
+        self.machine = JobMachine(spec, lease_s=LEASE_S, tick_interval_s=TICK_S, epochs_from=epochs_from)
+        for _ in range(tries):
+            self.now_s += 2 * LEASE_S
+            (named, *_) = self.machine.handle(CreateRequested("creator"), self.now_s)
+            assert isinstance(named, UploadNamed)
+            assert named.token > self.last_epoch, "a token was given out again"
+            former, self.last_epoch = self.last_epoch, named.token
+            with pytest.raises(Refused, match="upload token"):
+                self.machine.handle(UploadCompleted(former, "lineage of a former try"), self.now_s)
+        self.model = model_of(spec, LEASE_S, TICK_S, self.lineages[-1], self.now_s)
+        self.machine.handle(UploadCompleted(self.last_epoch, self.lineages[-1]), self.now_s)
+        self.machine.start_clock(self.now_s)
         self.sound = True
         self.now_s += seconds
         for name in joiners:
             self.send(JoinRequested(name))
+
+    @rule(more=st.integers(-1, 5), revision=st.sampled_from([None, None, None, 0, 1]), again=st.booleans())
+    def move_the_end(self, more: int, revision: int | None, again: bool) -> None:
+        """Another steps_max, near the present step; or the last such request once more."""
+        if not (again and self.model.requests):
+            self.requests += 1
+            name, end = f"request-{self.requests}", self.model.step + more
+            self.send(UpdateRequested(name, "operator", 0.0, revision, None, (), None, steps_max=end))
+        else:
+            self.send(self.model.requests[-1].event)
 
     @rule(name=st.sampled_from(NAMES))
     def join(self, name: str) -> None:
@@ -310,130 +313,6 @@ class Life(RuleBasedStateMachine):
             needed = self.model.needed if isinstance(self.model, SyncModel) else 1
             assert len(self.model.live) < needed, "enough workers push and nothing happens"
             assert self.machine.waiting_for(self.now_s)
-
-    def send(self, event: Event) -> list[Effect] | None:
-        """One event to the core and to the model; None if it was refused."""
-        assert self.sound
-        self.sound = False
-        effects = self._both(event)
-        self._compare_states()
-        self.sound = True
-        return effects
-
-    def _both(self, event: Event) -> list[Effect] | None:
-        before, step = saved_state(self.machine), self.machine.version.step
-        refused = ""
-        try:
-            effects = self.machine.handle(event, self.now_s)
-        except Refused as error:
-            refused = error.reason
-        if refused:
-            with pytest.raises(Refusal) as expected:
-                self.model.after(event, self.now_s)
-            assert expected.value.reason == refused
-            assert saved_state(self.machine) == before, "a refused event changed something"
-            return None
-        self.machine.check_invariants()
-        joined = [effect for effect in effects if isinstance(effect, Joined)]
-        due = self.model.after(event, self.now_s, joined[0].epoch if joined else 0)
-        assert [(e.rank, e.world_size) for e in joined] == ([due.rank] if due.rank else [])
-        for answer in joined:
-            self._joined(answer)
-        self._book(event, effects, step)
-        self._compare(event, effects, due)
-        return effects
-
-    def _joined(self, answer: Joined) -> None:
-        assert answer.epoch > self.last_epoch, "an epoch was given out again"
-        self.last_epoch = answer.epoch
-        self.epochs[answer.worker].append(answer.epoch)
-
-    def _book(self, event: Event, effects: list[Effect], step: int) -> None:
-        """What holds of any history, by the effects alone."""
-        spec, now = self.machine.state.spec, self.machine.version.step
-        assert now == step + isinstance(event, Applied)
-        assert spec.steps_max is None or now <= spec.steps_max
-        for effect in effects:
-            if isinstance(effect, Answered):
-                key = effect.worker, effect.epoch, effect.outcome.seq
-                assert (key in self.answered) == effect.duplicate, f"{key} was answered twice, or never before"
-                assert self.answered.setdefault(key, effect.outcome) == effect.outcome
-                assert (key in self.applied) == (effect.outcome.status is Status.APPLIED)
-            elif isinstance(effect, Prepare | Apply):
-                assert self.command is None, "one update at a time"
-                assert effect.step == now
-                self.command = effect
-                workers = [part.worker for part in effect.contributions]
-                assert len(set(workers)) == len(workers) >= 1
-                if isinstance(spec.consistency, Sync):
-                    assert all(part.base_step == now for part in effect.contributions)
-                else:
-                    assert len(workers) == 1
-            elif isinstance(effect, RoundRecord):
-                assert isinstance(event, Applied)
-                assert event.step == effect.step == step
-                for part in effect.contributions:
-                    key = part.worker, part.epoch, part.seq
-                    assert key not in self.applied, f"{key} was applied twice"
-                    assert key not in self.answered
-                    self.applied[key] = step
-        assert isinstance(event, Applied) == any(isinstance(effect, RoundRecord) for effect in effects)
-
-    def _compare(self, event: Event, effects: list[Effect], due: Due) -> None:
-        """The effects are those that the model foretold."""
-        settled = [(e.worker, e.epoch, e.outcome) for e in effects if isinstance(e, OutcomeRecord)]
-        for record in effects:
-            if isinstance(record, RoundRecord):
-                assert record.loss == pytest.approx(due.loss)
-                settled += record.outcomes
-        got = {(worker, epoch, outcome.seq): outcome for worker, epoch, outcome in settled}
-        assert len(got) == len(settled)
-        assert {key: dataclasses.replace(outcome, detail="") for key, outcome in got.items()} == due.settled
-        assert all(bool(outcome.detail) == (outcome.status is not Status.APPLIED) for outcome in got.values())
-        told = [e for e in effects if isinstance(e, Answered) and not e.duplicate]
-        assert {(e.worker, e.epoch, e.outcome.seq) for e in told} == due.told
-        reply = [
-            "proceed" if isinstance(e, Proceed) else "pending" if isinstance(e, Pending) else "duplicate"
-            for e in effects
-            if isinstance(e, Proceed | Pending) or (isinstance(e, Answered) and e.duplicate)
-        ]
-        assert reply == ([due.reply] if due.reply else [])
-        assert [(e.worker, e.epoch, e.change) for e in effects if isinstance(e, MemberRecord)] == due.members
-        assert {(e.worker, e.epoch) for e in effects if isinstance(e, DropStaging)} == due.freed
-        commands = [e for e in effects if isinstance(e, Prepare | Apply)]
-        assert len(commands) == len(due.commands)
-        for command, expected in zip(commands, due.commands, strict=True):
-            assert command.step == expected.step
-            assert tuple(map(dataclasses.astuple, command.contributions)) == expected.parts
-            assert isinstance(command, Apply) == (expected.rate is not None)
-            if isinstance(command, Apply):
-                assert command.scalars[0, 0] == np.float32(expected.rate)
-                assert command.limits[0, 0] == np.float32(expected.limit)
-
-    def _compare_states(self) -> None:
-        """Whatever can be asked is answered as the model says."""
-        machine, model = self.machine, self.model
-        machine.check_invariants()
-        assert machine.version == Version(model.lineage, model.step)
-        assert machine.state.finished == model.finished
-        live = [(member.worker, member.epoch, member.rejections) for member in machine.state.members]
-        assert live == [(name, model.live[name].epoch, model.live[name].rejections) for name in model.names]
-        counters = dataclasses.asdict(machine.state.counters)
-        assert counters == {name: model.counts[name] for name in counters}
-        for (worker, epoch), account in model.accounts.items():
-            assert machine.outcome_of(worker, epoch, account.taken + 1) is None
-            last = machine.outcome_of(worker, epoch, account.taken) if account.taken else None
-            if model.is_pending((worker, epoch)):
-                assert last == Pending()
-            elif account.taken:
-                assert last == self.answered[worker, epoch, account.taken]
-        words = machine.waiting_for(self.now_s)
-        if isinstance(model, SyncModel):
-            assert bool(words) == (not model.finished and model.update is None)
-            if words and model.members is not None and len(model.live) >= model.least:
-                assert {name for name in NAMES if f"{name} (" in words} == set(model.awaited())
-        else:
-            assert bool(words) == bool(model.untold or not (model.finished or model.update or model.live))
 
     def _live(self, place: int) -> tuple[str, int]:
         names = self.model.names
