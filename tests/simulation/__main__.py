@@ -11,8 +11,8 @@ import sys
 import time
 import traceback
 
-from tests.simulation.mischief_bugs import BUGS
 from tests.simulation.run import explore, find_bugs, replay
+from tests.simulation.turnover_bugs import BUGS
 
 
 def main() -> int:

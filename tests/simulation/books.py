@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from optimd_server.core.effects import Effect, Updated
-from optimd_server.core.events import Event, Kept, PutBack, RangeTestRequested, UpdateRequested
+from optimd_server.core.events import Event, Kept, PutBack, RangeTestRequested, UpdateRequested, UploadCompleted
 from optimd_server.schedules import value_at
 from optimdpb.specs import JobSpec, Schedule
 
@@ -19,22 +19,33 @@ class Taken:
     at_step: int
     schedules: dict[str, Schedule]
     paused: bool | None
+    steps_max: int | None
 
 
 class Books:
-    """Changes and range tests of one job over all server processes."""
+    """Changes and range tests of one job over all server processes. lineages: of this name, earlier jobs included."""
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec, lineages: set[str]) -> None:
         self._spec = spec
         self.changes: list[Taken] = []
         self.wanted: RangeTestRequested | None = None
         self.first_step: int | None = None
-        self.lineages: set[str] = set()
+        self.lineages = lineages
 
     @property
     def revision(self) -> int:
         """Of the last change."""
         return len(self.changes)
+
+    @property
+    def steps_max(self) -> int | None:
+        """Where the job ends."""
+        asked = [change.steps_max for change in self.changes if change.steps_max is not None]
+        return [self._spec.steps_max, *asked][-1]
+
+    def finished(self, step: int) -> bool:
+        """Whether it has ended."""
+        return self.steps_max is not None and step >= self.steps_max and not self.sweeping
 
     @property
     def sweeping(self) -> bool:
@@ -56,6 +67,9 @@ class Books:
             case RangeTestRequested():
                 if not self.sweeping and (self.wanted is None or event.request_id != self.wanted.request_id):
                     self.wanted = event
+            case UploadCompleted():
+                assert lineage not in self.lineages, "a job begins under a lineage that was there before"
+                self.lineages.add(lineage)
             case Kept(done=True):
                 self.first_step = step
             case PutBack():
@@ -73,7 +87,8 @@ class Books:
             return
         assert answer.revision == self.revision + 1, f"revision {answer.revision} after {self.revision}"
         assert event.at_step in (None, answer.at_step)
-        taken = Taken(event.request_id, answer.revision, answer.at_step, dict(event.schedules), event.paused)
+        schedules = dict(event.schedules)
+        taken = Taken(event.request_id, answer.revision, answer.at_step, schedules, event.paused, event.steps_max)
         self.changes.append(taken)
 
     def check(self, step: int, rate: float) -> None:

@@ -17,8 +17,18 @@ from optimd_server.core.effects import (
     OutcomeRecord,
     RoundRecord,
     Status,
+    UploadNamed,
 )
-from optimd_server.core.events import Event, PushCommitted, PushOffered, PutBack, SignOfLife, Ticked, UploadCompleted
+from optimd_server.core.events import (
+    Event,
+    PushCommitted,
+    PushOffered,
+    PutBack,
+    SignOfLife,
+    Ticked,
+    UpdateRequested,
+    UploadCompleted,
+)
 from optimd_server.core.saved import saved_state
 from optimd_server.runtime import JobHost
 from optimdpb.specs import Async, JobSpec, Ssp, Sync
@@ -68,16 +78,24 @@ class Sent:
 
 
 class Checkers:
-    """The books of one job over all server processes of a run. `applied` counts updates, rolled back ones included."""
+    """The books of the jobs of one name, one after the other, over all server processes of a run.
+
+    `applied` counts updates, rolled back ones included; `job` counts jobs; `words`: pushes without an outcome, and
+    whether they are usable.
+    """
 
     def __init__(self, spec: JobSpec, start: Float32s, lease_s: float, tick_s: float) -> None:
-        self.spec = spec
-        self.reference = Reference(spec, start)
+        self._start = start
+        self.job = 0
+        # The job that a lineage was of.
+        self.job_of: dict[str, int] = {}
         self.sent: dict[Key, Sent] = {}
         self.outcomes: dict[Key, Outcome] = {}
         self.history: list[RoundRecord] = []
         # Gradients that were ever applied, and those of which a program was told that they are not.
         self.applied_ever: set[int] = set()
+        self.applied_before: set[int] = set()
+        self.words: dict[tuple[str, int], bool] = {}
         self.not_applied: dict[int, str] = {}
         self.applied = 0
         self.live: dict[str, int] = {}
@@ -89,8 +107,28 @@ class Checkers:
         self.events = 0
         self._stalled_s = 0.0
         self.applying: Apply | None = None
-        self.books = Books(spec)
+        self.lineages: set[str] = set()
+        self.begin(spec)
+
+    def begin(self, spec: JobSpec) -> None:
+        """A job is made; nothing of an earlier one of its name may come to it, but the count of epochs."""
+        self.spec = spec
+        self.job += 1
+        self.reference = Reference(spec, self._start)
+        self.books = Books(spec, self.lineages)
         self.openings = Openings(spec.consistency) if isinstance(spec.consistency, Sync) else None
+        self.over()
+        self.applied_before = set(self.applied_ever)
+
+    def over(self) -> None:
+        """The job is no more: it was deleted, replaced by another, or lost with a server before it was saved."""
+        self.applying = self.tick_last_s = None
+        self.live, self.clocks, self.seen_s, self.words = {}, {}, {}, {}
+        self.history.clear()
+        self.books.restarted(0, "")
+        if self.openings is not None:
+            self.openings.restart(False, [])
+        self.reference.restart(0)
 
     @property
     def _staleness_max(self) -> int | None:
@@ -142,18 +180,35 @@ class Checkers:
             self._hear(event.push.worker, event.push.epoch, now_s)
         elif isinstance(event, UploadCompleted):
             require(host.machine.state.step == 0, "parameters were uploaded twice")
+            self.job_of[host.machine.state.lineage] = self.job
         if isinstance(event, PutBack):
             self._put_back(host)
         version = host.machine.version
+        was_finished = self.books.finished(version.step)
         self.books.took(event, effects, version.step, version.lineage)
+        if isinstance(event, UpdateRequested) and was_finished and not self.books.finished(version.step):
+            # Pushes that came behind the end moved clocks that nobody waited for.
+            self.clocks = dict.fromkeys(self.clocks, min(self.clocks.values(), default=0))
         for effect in effects:
             self._take(host, effect, now_s)
+        if isinstance(event, PushCommitted):
+            self._spoke(event)
+        if isinstance(event, PutBack):
+            require(not self.words, f"the range test is over, and {sorted(self.words)} have no outcome")
         if self.openings is not None:
             state = host.machine.state
-            held = state.held
+            held = state.held or self.books.finished(state.step)
             self.openings.took(effects, self.live, state.counters.rounds_void, now_s, self._stalled_s, held)
+            if isinstance(event, Ticked):
+                self.openings.check_moves(self.words, self.live, now_s - self._stalled_s)
         if self.events % (MEMORY_LOOKED_AT * self._members_factor) == 0:
             self._check_memory(host)
+
+    def _spoke(self, event: PushCommitted) -> None:
+        push = event.push
+        account_is_open = (push.worker, push.epoch, push.seq) not in self.outcomes
+        if account_is_open:
+            self.words[push.worker, push.epoch] = bool(np.isfinite(event.magnitude_max))
 
     def check_staged(self, host: JobHost, calling: set[str]) -> None:
         """What is staged belongs to a push that waits, or to a worker with a call on its way."""
@@ -174,9 +229,10 @@ class Checkers:
 
     def _take(self, host: JobHost, effect: Effect, now_s: float) -> None:
         match effect:
-            case Joined():
-                require(effect.epoch > self.epoch_last, f"epoch {effect.epoch} came after {self.epoch_last}")
-                self.epoch_last = effect.epoch
+            case Joined() | UploadNamed():
+                number = effect.epoch if isinstance(effect, Joined) else effect.token
+                require(number > self.epoch_last, f"epoch or token {number} came after {self.epoch_last}")
+                self.epoch_last = number
             case MemberRecord():
                 self._member(effect, now_s)
             case Apply():
@@ -230,6 +286,7 @@ class Checkers:
         require(key in self.sent, f"{key} has an outcome and was never sent")
         require(key not in self.outcomes, f"{key} has two outcomes")
         self.outcomes[key] = outcome
+        self.words.pop((worker, epoch), None)
         if self.live.get(worker) == epoch:
             self.clocks[worker] += 1
 
@@ -250,6 +307,7 @@ class Checkers:
             require(most is None or staleness <= most, f"step {record.step} was made of {part}, {staleness} steps old")
             taken_at = self.reference.parameters_at(base_step).tobytes()
             require(sent.gradient.taken_at == taken_at, f"{part} was not computed at step {base_step}")
+            require(sent.gradient.number not in self.applied_before, f"{part} was applied in a job that is gone")
             self.applied_ever.add(sent.gradient.number)
             pushes.append((part.worker, sent.weight, base_step, np.frombuffer(sent.payload, np.float32)))
         told = {(worker, epoch, outcome.seq) for worker, epoch, outcome in record.outcomes}
@@ -271,6 +329,7 @@ class Checkers:
         plain = self.reference._plain
         require(np.array_equal(plain.parameters, host.shards.flat_parameters()), "parameters were put back wrongly")
         require(np.array_equal(plain.slots, host.shards.flat_slots()), "slots were put back wrongly")
+        self.job_of[host.machine.version.lineage] = self.job
         if self.openings is not None:
             self.openings.restart(self.openings.opened, self.openings.left)
 
@@ -296,7 +355,9 @@ class Checkers:
         """Another server process goes on with what was saved."""
         state = host.machine.state
         now_s = host.now_s()
-        self.applying, self.tick_last_s = None, now_s
+        require(host.spec == self.spec, "the job is one of another specification")
+        self.applying, self.tick_last_s, self.words = None, now_s, {}
+        self.job_of[state.lineage] = self.job
         if clean:
             require(not self.books.sweeping, "an orderly restart lost a range test")
             require(state.clock.revision == self.books.revision, "an orderly restart lost changes")
@@ -311,19 +372,10 @@ class Checkers:
             require(not clean or left == self.openings.left, "an orderly restart forgot who had left")
             self.openings.restart(state.opened, left)
         self.books.restarted(state.clock.revision, state.lineage)
+        require(state.clock.steps_max == self.books.steps_max, f"the job ends at {state.clock.steps_max} now")
         self.reference.restart(state.step)
         got = host.shards.flat_parameters()
         require(np.array_equal(self.reference._plain.parameters, got), "restored parameters differ")
-
-    def lost_everything(self) -> None:
-        """The server went before anything was saved: the job begins anew."""
-        self.applying = self.tick_last_s = None
-        self.live, self.clocks, self.seen_s = {}, {}, {}
-        self.history.clear()
-        self.books.restarted(0, "")
-        if self.openings is not None:
-            self.openings.restart(False, [])
-        self.reference.restart(0)
 
     def check_history(self) -> None:
         """Each gradient that a worker computed is in the surviving history at most once."""

@@ -17,12 +17,13 @@ class SimulatedDisk:
     """What survives a crash. `full()`: whether the next save fails. `lacking`: jobs that were not saved at the end.
 
     write(): takes the time that it takes, on the thread of whoever saves. failing: jobs that cannot be saved;
-    refused: those that could not.
+    refused: those that could not. removed(job): nothing is saved of it any more.
     """
 
-    def __init__(self, full: Callable[[], bool], write: Callable[[], None]) -> None:
+    def __init__(self, full: Callable[[], bool], write: Callable[[], None], removed: Callable[[str], None]) -> None:
         self.full = full
         self.write = write
+        self.removed = removed
         self.failing: set[str] = set()
         self.refused: set[str] = set()
         self.running = False
@@ -91,6 +92,18 @@ class SimulatedStore:
 
     def make_room(self, job: str) -> None:
         """See Store."""
+
+    def remove(self, job: str, *, for_good: bool) -> tuple[bool, str]:
+        """See Store."""
+        disk = self._disk
+        require(job not in self._writing, f"job {job} is removed while it is saved")
+        disk.write()
+        if job in disk.failing:
+            raise OSError(errno.EACCES, "the simulated disk has something against this job")
+        disk.lacking.discard(job)
+        found = disk.saved.pop(job, None) is not None
+        disk.removed(job)
+        return found, "simulated/aside" if found and not for_good else ""
 
     def close(self) -> None:
         """See Store."""

@@ -33,6 +33,8 @@ from tests.simulation.loop import Fiber, SimulatedLoop
 Float32s = NDArray[np.float32]
 # For ever.
 STALLED_S = 1e6
+# Interrupted in between, a client may ask once more.
+WAITS_MAX = 3
 # What the server does for one call: gets its methods by name, returns the answer.
 Exchange = Callable[[dict[str, Any]], Coroutine[Any, Any, Any]]
 
@@ -236,6 +238,36 @@ def _as_it_is(frame: Any) -> Any:
     return frame
 
 
+class MembershipSeen:
+    """What one worker was told of its membership. One whose lease has ended joins again before it waits on."""
+
+    def __init__(self) -> None:
+        self._epoch = 0
+        self._is_over = False
+        self._waits = 0
+
+    def asks(self, method: str) -> None:
+        """A call goes out."""
+        if method == "Join":
+            self._is_over = False
+        waits_on = method == "AwaitOutcome" and self._is_over and self._waits >= WAITS_MAX
+        assert not waits_on, (
+            f"epoch {self._epoch} waits for an outcome, knows that its lease is over, and does not join"
+        )
+
+    def told(self, answer: object) -> None:
+        """It is answered."""
+        if isinstance(answer, pb.JoinResponse):
+            self._epoch = answer.epoch
+        if isinstance(answer, pb.AwaitOutcomeResponse):
+            self._waits = self._waits + 1 if self._is_over and answer.state == pb.PUSH_STATE_WAITING else 0
+
+    def refused(self, request: object, error: Refused) -> None:
+        """It is refused."""
+        if isinstance(request, pb.HeartbeatRequest) and request.epoch == self._epoch:
+            self._is_over |= error.reason == "LEASE_EXPIRED"
+
+
 class SimulatedTransport:
     """optimd.transport.Transport over the network, for the fiber that runs. `sent(header, flat)` sees every push.
 
@@ -258,12 +290,20 @@ class SimulatedTransport:
         self._chunk_bytes = chunk_bytes
         self._sent = sent
         self.forgotten = False
+        self._membership = MembershipSeen()
 
     def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """See Transport."""
         copy = type(request)()
         copy.CopyFrom(request)
-        return self._exchange(method, lambda methods: methods[method](copy), timeout_s)
+        self._membership.asks(method)
+        try:
+            answer = self._exchange(method, lambda methods: methods[method](copy), timeout_s)
+        except Refused as error:
+            self._membership.refused(copy, error)
+            raise
+        self._membership.told(answer)
+        return answer
 
     def upload(self, header: pb.UploadHeader, flat: Float32s, timeout_s: float) -> Any:
         """See Transport."""

@@ -11,10 +11,11 @@ from optimdpb.specs import Sync
 
 @dataclass
 class Opening:
-    """`members`: live epochs by name as the round opened."""
+    """`members`: live epochs by name as the round opened. `was_held`: it stood still for a while."""
 
     members: dict[str, int]
     opened_s: float
+    was_held: bool = False
 
 
 class Openings:
@@ -71,7 +72,7 @@ class Openings:
         self._held = held
         if rounds_void != self._rounds_void:
             self._rounds_void = rounds_void
-            self.opening = None
+            self.opening = self._closed_at_s = None
         for effect in effects:
             self._open(live, now_s - stalled_s)
             if isinstance(effect, Apply | Prepare) and self._closed_at_s is None:
@@ -81,6 +82,8 @@ class Openings:
                 self._check_everybody(effect, effects, live)
                 self.opening = self._closed_at_s = None
         self._open(live, now_s - stalled_s)
+        if self.opening is not None and held:
+            self.opening.was_held = True
 
     def _open(self, live: dict[str, int], now_s: float) -> None:
         needed = max(1, self._least if self.opened else self._size)
@@ -95,12 +98,29 @@ class Openings:
         for part in command.contributions:
             known = opening.members.get(part.worker) == part.epoch
             assert known, f"{part.worker} was no member of round {command.step}: {opening.members}"
-        count, model = len(command.contributions), self.model
-        enough = min(model.quorum or model.workers_min or 1, self._size)
+        count, enough, model = len(command.contributions), self._enough, self.model
         if model.round_timeout_s is not None:
             self._early = now_s - opening.opened_s >= model.round_timeout_s - 1e-6 and count >= enough
         else:
             self._early = model.quorum is not None and count >= enough
+
+    def check_moves(self, words: dict[tuple[str, int], bool], live: dict[str, int], now_s: float) -> None:
+        """The round that is open waits for somebody. words: pushes without an outcome, and whether they are usable."""
+        opening = self.opening
+        if opening is None or self._held or self._closed_at_s is not None or len(live) < self._least:
+            return
+        spoken = {worker: words[worker, epoch] for worker, epoch in opening.members.items() if (worker, epoch) in words}
+        waits = any(live.get(worker) == epoch and worker not in spoken for worker, epoch in opening.members.items())
+        assert waits, f"all who are there have spoken, and the round of {sorted(opening.members)} does not close"
+        timeout_s = self.model.round_timeout_s
+        is_over = timeout_s is not None and now_s - opening.opened_s >= timeout_s + 1e-6 and not opening.was_held
+        is_early = is_over or (timeout_s is None and self.model.quorum is not None)
+        enough = sum(spoken.values()) >= self._enough
+        assert not (is_early and enough), f"pushes of {sorted(spoken)} are enough, and the round does not close"
+
+    @property
+    def _enough(self) -> int:
+        return min(self.model.quorum or self.model.workers_min or 1, self._size)
 
     def _check_everybody(self, record: RoundRecord, effects: Sequence[Effect], live: dict[str, int]) -> None:
         """Unless it closed early, each member contributed, was rejected in the round, or is gone."""

@@ -15,11 +15,11 @@ from tests.simulation.process import Process
 from tests.simulation.world import JOB, World
 
 PATIENCE_S = 3.0
-# What an operator may be told beside yes: the job is not there, over, in a range test, paused, or further on; the call
-# broke several times.
+# What an operator may be told beside yes: the job is not there, deleted, over, in a range test, paused, or further on;
+# the call broke several times; the disk failed.
 REFUSALS = {
     *("UNKNOWN_JOB", "JOB_NOT_READY", "WRONG_STATE", "STEP_PASSED", "REVISION_MISMATCH", "INVALID_UPDATE"),
-    "INTERNAL",
+    *("INTERNAL", "JOB_DELETED", "STORAGE_FAILED"),
 }
 
 

@@ -11,8 +11,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from tests.simulation.mischief_bugs import BUGS
 from tests.simulation.scenario import Scenario, scenario_of
+from tests.simulation.turnover_bugs import BUGS
 from tests.simulation.world import World
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optimd_server.runtime import ServerConfig
 from optimdpb.specs import (
@@ -28,6 +28,8 @@ LEASE_S = 2.0
 TICK_S = 0.25
 WAIT_S = 1.5
 PUSH_TIMEOUT_S = 6.0
+# Faults stop here at the latest.
+FAULTS_S_MAX = 60.0
 LAYOUT = Layout((Tensor("w", (3,)), Tensor("b", (2,))))
 
 
@@ -36,7 +38,8 @@ class Scenario:
     """One run. `bad`: chance of a gradient that is NaN, infinite or huge; `operated`: somebody changes the job.
 
     mischief_per_s: how often programs are interrupted or forget their workers, proxies break calls, saves are given up.
-    bystander: there is a second job on the server, and saves take time.
+    bystander: there is a second job on the server, and saves take time. turnover_per_s: how often the job is deleted,
+    made anew, made longer or shorter, or runs out of data.
     """
 
     seed: int
@@ -49,6 +52,7 @@ class Scenario:
     operated: bool = False
     mischief_per_s: float = 0.0
     bystander: bool = False
+    turnover_per_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -97,7 +101,19 @@ def scenario_of(seed: int) -> Scenario:
         operated=dice.random() < 0.5,
         mischief_per_s=mischief.choice((0.0, 0.0, 1.0, 3.0)),
         bystander=mischief.random() < 0.3,
+        turnover_per_s=random.Random(f"turnover of {seed}").choice((0.0, 0.0, 0.3)),
     )
+
+
+def another_spec(spec: JobSpec, workers: int, dice: random.Random) -> JobSpec:
+    """One for the same workers and the same memory, not the same."""
+    while True:
+        model = _consistency(dice, workers)
+        clip = ClipGlobalNorm(0.5) if dice.random() < 0.3 else None
+        if isinstance(model, Sync) == isinstance(spec.consistency, Sync):
+            other = replace(spec, optimizer=_optimizer(dice), consistency=model, clip=clip)
+            if other != spec:
+                return other
 
 
 def large_scenario(workers: int, shards: int, rounds: int) -> Scenario:

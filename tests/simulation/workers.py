@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import gc
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from optimd.results import Parameters, StepResult
 from optimd.worker import Worker
-from optimdpb.errors import EpochSuperseded, OutcomeUnknown, Refused, ServerUnavailable, WorkerSetAside
+from optimdpb.errors import (
+    EpochSuperseded,
+    JobReplaced,
+    OutcomeUnknown,
+    PushesNotApplied,
+    Refused,
+    ServerUnavailable,
+    WorkerSetAside,
+)
+from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.checkers import Gradient, require
@@ -25,14 +35,33 @@ JOB = "job"
 PATIENCE_S = 8.0
 
 
-class SimulatedWorker(Process):
-    """One worker process. `leaving`: it is to end in order; `forgetful`: it is to drop its Worker as it is."""
+@dataclass(frozen=True)
+class Habits:
+    """Of one program. stays: it goes on when the job has finished; trusts_its_own: does not pull what it uploaded."""
 
-    def __init__(self, world: World, name: str) -> None:
+    spec: JobSpec
+    if_exists: str = "resume"
+    on_rejected: str = "ignore"
+    stays: bool = False
+    trusts_its_own: bool = False
+
+
+class Outdated(Exception):
+    """The job is not this program's any more."""
+
+
+class SimulatedWorker(Process):
+    """One worker process. `leaving`: it is to end in order; `failing`: with work left; `forgetful`: it is to drop its
+    Worker as it is. habits: what its program does its own way.
+    """
+
+    def __init__(self, world: World, name: str, habits: Habits) -> None:
         self.world = world
         self.name = name
-        self.leaving = False
+        self.habits = habits
+        self.leaving = self.failing = False
         self.forgetful = False
+        self._base_lineage = ""
         self._gradient = Gradient(0, b"", b"")
         self._parameters = b""
         self._joined = self._pulled = self._guarded = False
@@ -56,7 +85,8 @@ class SimulatedWorker(Process):
         world, goes_on = self.world, True
         while goes_on:
             transport = SimulatedTransport(world.network, world.loop, self.name, 8, self._sent)
-            goes_on = self._use(Worker(transport, self, JOB, self.name, PATIENCE_S, on_rejected="ignore"))
+            on_rejected = self.habits.on_rejected
+            goes_on = self._use(Worker(transport, self, JOB, self.name, PATIENCE_S, on_rejected=on_rejected))
             if goes_on:
                 goes_on = self._drop(transport)
 
@@ -78,6 +108,7 @@ class SimulatedWorker(Process):
         return True
 
     def _sent(self, header: pb.PushHeader, flat: NDArray[np.float32]) -> None:
+        self._base_lineage = header.base_version.lineage
         self.world.sent(header, flat, self._gradient)
 
     def _use(self, worker: Worker) -> bool:
@@ -97,7 +128,7 @@ class SimulatedWorker(Process):
                 while not self.leaving and not self._some_steps(worker):
                     if self.forgetful:
                         return True
-                worker.leave()
+                worker._membership.leave(failed=self.failing)
             except Interrupted:
                 # What a user's program does next, on the same Worker.
                 self._joined, pulled = world.mischief.choice(((True, True), (True, False), (False, False)))
@@ -109,6 +140,9 @@ class SimulatedWorker(Process):
                 others = world.network.joins(self.name)
                 require(isinstance(error, WorkerSetAside) or others > 1, f"{self.name} was fenced by itself")
                 return False
+            except Outdated as error:
+                world.log(self.name, f"ends: {error}")
+                return False
             else:
                 return False
 
@@ -116,15 +150,17 @@ class SimulatedWorker(Process):
         """Train until something goes wrong that a user's loop would catch. Returns whether the job is finished."""
         try:
             if not self._joined:
-                self.world.ensure_job(worker)
-                self._joined, self._pulled = True, False
+                self._begin(worker)
             while self._joined and not self.leaving and not self.forgetful:
                 if not self._pulled:
                     self._take(worker.pull())
                 self.sleep(self.world.dice.random() * self.world.scenario.compute_s)
                 result = self._step(worker)
-                if result is not None and result.finished:
+                if result is not None and result.finished and not self.habits.stays:
                     return True
+        except (JobReplaced, PushesNotApplied) as error:
+            self._told_of(error)
+            return False
         except ServerUnavailable as error:
             self.world.log(self.name, f"gave up: {error}")
         except Refused as error:
@@ -132,9 +168,12 @@ class SimulatedWorker(Process):
                 raise
             # A server that came back without the job; calls that broke several times.
             expected = error.reason in ("UNKNOWN_JOB", "JOB_NOT_READY", "INTERNAL")
+            expected |= self.world.turnover.expects(self, error.reason)
             require(expected, f"{self.name} was refused: {error.reason} {error}")
             self.world.log(self.name, f"refused: {error.reason}")
             self.sleep(0.1)
+            if self.world.turnover.is_outdated(self, error.reason):
+                raise Outdated(error.reason) from error
             if error.reason == "INTERNAL" and self._parameters and self.world.mischief.random() < 0.7:
                 return False
         except ValueError as error:
@@ -144,6 +183,24 @@ class SimulatedWorker(Process):
             return False
         self._joined = False
         return False
+
+    def _begin(self, worker: Worker) -> None:
+        """As every worker's program does."""
+        world = self.world
+        start = world.ensure_job(worker, self.habits.spec, if_exists=self.habits.if_exists)
+        self._joined, self._pulled = True, False
+        if start.created and self.habits.trusts_its_own:
+            # Who created the job has its parameters; a push says if it is too late for that.
+            self._parameters, self._pulled = world.start.tobytes(), True
+
+    def _told_of(self, error: JobReplaced | PushesNotApplied) -> None:
+        """What a worker that is not to ignore it learns of its last push."""
+        self.world.log(self.name, f"is told: {error}")
+        require(self.habits.on_rejected == "raise", f"{self.name} was told what it did not ask for: {error}")
+        if isinstance(error, JobReplaced):
+            jobs = self.world.checkers
+            require(jobs.job_of[self._base_lineage] < jobs.job, f"{self.name}: its job is there: {error}")
+            self._pulled = False
 
     def _step(self, worker: Worker) -> StepResult | None:
         """One gradient; None if its outcome is not known."""

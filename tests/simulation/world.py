@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from optimd.creation import JobStart
 from optimd.worker import Worker
-from optimd_server.core.events import Event, Ticked
-from optimd_server.runtime import JobHost, Runtime
-from optimd_server.runtime.eventlog import EventLog
+from optimd_server.runtime import Runtime
 from optimdpb.errors import Refused
+from optimdpb.specs import JobSpec
 from optimdpb.v1 import optimd_pb2 as pb
 
 from tests.simulation.bystander import Bystander
 from tests.simulation.checkers import Checkers, Gradient, Violation, require
-from tests.simulation.disk import FailingFile, SimulatedDisk, SimulatedStore
+from tests.simulation.disk import SimulatedDisk, SimulatedStore
 from tests.simulation.keeping import Keeping
 from tests.simulation.loop import SimulatedLoop, Stuck
-from tests.simulation.network import Network, Weather, methods_of
+from tests.simulation.network import Network, Weather
 from tests.simulation.process import Process
-from tests.simulation.scenario import LEASE_S, PUSH_TIMEOUT_S, TICK_S, WAIT_S, Scenario
+from tests.simulation.scenario import FAULTS_S_MAX, LEASE_S, TICK_S, Scenario
+from tests.simulation.turnover import Turnover
+from tests.simulation.watch import methods_told, watch
 from tests.simulation.workers import JOB, SimulatedWorker
 
 __all__ = ["JOB", "World"]
 
-# Faults stop here at the latest; a run that is not over so long after that is stuck.
-FAULTS_S_MAX = 60.0
+# A run that is not over so long after the last fault is stuck.
 PROGRESS_S_MAX = 600.0
-# The longest wait, and as many chunks as there are, each as late as the server allows.
-CALL_S_MAX = WAIT_S + 4 * PUSH_TIMEOUT_S
 
 
 class World:
@@ -44,10 +41,12 @@ class World:
         self.dice = random.Random(f"world {scenario.seed}")
         # For what programs and proxies do wrong: what else happens stays the same without it.
         self.mischief = random.Random(f"mischief {scenario.seed}")
+        # For jobs that are deleted, made anew, and made longer.
+        self.turnover = Turnover(self)
         self.loop = SimulatedLoop(lambda: self.dice.random() * 0.05)
         self.network = Network(self.loop, self.dice)
         self.keeping = Keeping()
-        self.disk = SimulatedDisk(lambda: self.disk_full, self._write)
+        self.disk = SimulatedDisk(lambda: self.disk_full, self._write, self.keeping.removed)
         self.disk_full = False
         # How long a save takes at most, and how many of the next starts end before they serve.
         self.save_s = 0.0
@@ -101,16 +100,16 @@ class World:
             flat[self.dice.randrange(elements)] = self.dice.choice((np.nan, np.inf, 1e30))
         return Gradient(self._gradients, flat.tobytes(), taken_at)
 
-    def ensure_job(self, worker: Worker) -> None:
+    def ensure_job(self, worker: Worker, spec: JobSpec, **options: Any) -> JobStart:
         """As every worker's program begins."""
-        spec = self.scenario.spec
-        worker.ensure_job(
+        return worker.ensure_job(
             self.named(self.start),
             spec.optimizer,
             spec.consistency,
             clip=spec.clip,
             steps_max=spec.steps_max,
             rejections_max=spec.rejections_max,
+            **options,
         )
 
     def named(self, flat: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -131,6 +130,7 @@ class World:
             self._plan_fault()
         if self.scenario.mischief_per_s > 0:
             self._plan_mischief()
+        self.turnover.begin()
 
     # --- the server ------------------------------------------------------------------------------------------------
 
@@ -158,39 +158,29 @@ class World:
         await runtime.start()
         self.keeping.check(runtime.jobs)
         self.keeping.serves()
-        for name, host in runtime.jobs.items():
-            if name == JOB:
-                self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
-                self._watch(host)
-                self.checkers.restarted(host, clean)
-        if JOB not in runtime.jobs:
+        watch(self, runtime)
+        host = runtime.jobs.get(JOB)
+        if host is None:
             self.log("server", "starts with nothing")
-            self.checkers.lost_everything()
-        find_or_create = runtime.find_or_create
-
-        def watched(name: str, spec: Any, **options: Any) -> JobHost:
-            host = find_or_create(name, spec, **options)
-            if name == JOB and "handle" not in vars(host.machine):
-                self._watch(host)
-            return host
-
-        runtime.find_or_create = watched  # type: ignore[method-assign]
-        methods = methods_of(runtime)
-        for name in ("Push", "Step", "AwaitOutcome"):
-            methods[name] = self._told(runtime, methods[name])
-        self.network.methods = methods
+            self.checkers.over()
+        else:
+            self.log("server", f"starts, {'clean' if clean else 'after a crash'}")
+            self.checkers.restarted(host, clean)
+        self.network.methods = methods_told(self, runtime)
 
     async def save(self, job: str) -> None:
         """An operator saves a job."""
         runtime = self.runtime
         if runtime is None or job not in runtime.jobs:
             return
-        step = runtime.jobs[job].machine.version.step
+        host = runtime.jobs[job]
+        step = host.machine.version.step
         try:
-            path = await runtime.save(runtime.jobs[job])
+            path = await runtime.save(host)
         except Refused as error:
             self.log("operator", f"no snapshot: {error.reason}")
-        else:
+            return
+        if runtime.jobs.get(job) is host:
             self.log("operator", f"has {job} at step {step} or later saved in {path}")
             self.keeping.promise(job, step)
 
@@ -203,60 +193,6 @@ class World:
     def server_clock(self) -> float:
         """The server's monotonic clock; it may stand still for a while, then jump."""
         return self.loop.time() + self.clock_offset_s
-
-    def _watch(self, host: JobHost) -> None:
-        real = host.machine.handle
-
-        def handle(event: Event, now_s: float) -> Any:
-            if isinstance(event, Ticked):
-                self.checkers.check_staged(host, {call.caller for call in self.network.handling})
-                self._check_calls()
-            before = self.checkers.before(host)
-            try:
-                effects = real(event, now_s)
-            except Refused as error:
-                self.log("server", f"refuses {error.reason}:", event)
-                self.checkers.refused(host, event, before)
-                raise
-            if self.trace is not None:
-                self.log("server", event, "->", *effects)
-            self.checkers.took(host, event, effects, now_s)
-            return effects
-
-        def fail(error: Exception, what: str, **_: object) -> None:
-            violation = Violation(f"the job failed: {what}: {error!r}")
-            violation.__cause__ = error
-            self.loop.fail(violation)
-
-        if self.scenario.mischief_per_s > 0:
-            file = FailingFile(self.mischief.randrange(100))
-            host.event_log = EventLog(Path("simulated"), file, 1 << 20)  # type: ignore[arg-type]
-        host.machine.handle = handle  # type: ignore[method-assign]
-        host.fail = fail  # type: ignore[method-assign]
-
-    def _check_calls(self) -> None:
-        """No call is in hand for ever, whatever its caller does or leaves undone."""
-        since_s = min((call.began_s for call in self.network.handling), default=self.loop.time())
-        age_s = self.loop.time() - since_s
-        require(age_s <= CALL_S_MAX, f"a call has been in hand for {age_s:.1f} s")
-
-    def _told(self, runtime: Runtime, method: Callable[..., Any]) -> Callable[..., Any]:
-        """See each outcome as it leaves the server."""
-
-        async def seen(request: Any) -> Any:
-            answer = await method(request)
-            response = pb.StepResponse.FromString(answer) if isinstance(answer, bytes) else answer
-            if response.state == pb.PUSH_STATE_DONE:
-                header = getattr(getattr(request, "message", request), "header", request)
-                if getattr(header, "job", "") == JOB and hasattr(header, "epoch"):
-                    self.checkers.answered(header.worker, header.epoch, response.outcome)
-                    host = runtime.jobs[JOB]
-                    account = host.machine.state.ledger.find(header.worker, header.epoch)
-                    if account is not None and account.last_seq == response.outcome.seq and not account.pending:
-                        self.checkers.check_bound(header.worker, header.epoch, host.machine.state.finished)
-            return answer
-
-        return seen
 
     def crash_server(self) -> None:
         """kill -9."""
@@ -308,7 +244,7 @@ class World:
             name = f"w{self._names}"
             self._names += 1
         self.log(name, "starts")
-        worker = SimulatedWorker(self, name)
+        worker = SimulatedWorker(self, name, self.turnover.habits())
         self.workers = [*(worker for worker in self.workers if not worker.over), worker]
         return worker
 
@@ -319,16 +255,17 @@ class World:
     def _look_after(self) -> None:
         """What an operator does: replace workers that are gone, notice the end."""
         step = len(self.checkers.history)
-        if step >= (self.scenario.spec.steps_max or 0):
+        is_finished = self.checkers.books.finished(step)
+        if self.loop.time() > FAULTS_S_MAX:
+            self._calm()
+        if is_finished and not self.turnover.goes_on():
             self._calm()
             if not self.at_work():
                 self.loop.stop()
                 return
-        else:
-            if self.loop.time() > FAULTS_S_MAX:
-                self._calm()
+        elif not is_finished:
             names = {worker.name for worker in self.at_work() if not worker.leaving}
-            for _ in range(self.scenario.workers - len(names)):
+            for _ in range(self.turnover.wanted() - len(names)):
                 self.add_worker()
         if self._is_paused() and all(operator.over for operator in self.operators):
             from tests.simulation.operators import Operator, resumes
