@@ -9,13 +9,10 @@ import contextlib
 import itertools
 import random
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
@@ -26,54 +23,14 @@ from optimd.surroundings import Machine
 from optimd.transport import CallLost, GrpcTransport, NotShared
 from optimdpb.v1 import optimd_pb2 as pb
 
+from tests.campaigns.injecting import Injector, Interrupt, Report
 from tests.support.calls import RawClient, push_messages
 from tests.support.servers import ThreadServer
 
-CLIENT = str(Path(optimd.__file__).parent)
 SMALL, LARGE = 16_000, 20_000
 # Pushed beside each gradient's own element, in a block of int8 whose scale is 1/128: the dust is less than it can say
 # at once, so that error feedback must carry it on, and does without rounding.
 GROUND, DUST = 127 / 128, 0.375 / 128
-
-
-class Interrupt(KeyboardInterrupt):
-    """What is injected."""
-
-
-class Injector:
-    """Raises an Interrupt at the n-th event of this thread in the client's files, once. `places`: where it has."""
-
-    def __init__(self, *, by_bytecode: bool) -> None:
-        self.places: set[tuple[str, int]] = set()
-        self._event = "opcode" if by_bytecode else "line"
-        self._left = 0
-
-    def run(self, call: Callable[[], Any], countdown: int) -> bool:
-        """Whether it was raised before call() was over; what call() raises else is raised."""
-        self._left = countdown
-        sys.settrace(self._on_call)
-        try:
-            call()
-        except Interrupt:
-            return True
-        finally:
-            sys.settrace(None)
-        return self._left < 0
-
-    def _on_call(self, frame: FrameType, event: str, _: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(CLIENT):
-            return None
-        frame.f_trace_opcodes = self._event == "opcode"
-        return self._on_event
-
-    def _on_event(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == self._event:
-            self._left -= 1
-            if self._left < 0:
-                self.places.add((Path(frame.f_code.co_filename).name, frame.f_lineno))
-                sys.settrace(None)
-                raise Interrupt
-        return self._on_event
 
 
 class Remote(GrpcTransport):
@@ -315,18 +272,6 @@ CALLS: dict[str, tuple[Callable[[Scene], Any], Callable[[Scene], Any]]] = {
     "ensure_job": (lambda scene: scene.ensure_job(), _nothing),
     "snapshot": (lambda scene: scene.worker.snapshot(), _nothing),
 }
-
-
-@dataclass
-class Report:
-    """How many interrupts there were, and at how many places."""
-
-    interrupts: int = 0
-    places: set[tuple[str, int]] = field(default_factory=set)
-
-    def __str__(self) -> str:
-        files = sorted({name for name, _ in self.places})
-        return f"{self.interrupts} interrupts at {len(self.places)} lines of {', '.join(files)}"
 
 
 def at_every_event(scene: Scene, name: str, *, by_bytecode: bool = False, first: int = 0, stride: int = 1) -> Report:

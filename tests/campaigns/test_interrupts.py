@@ -11,10 +11,10 @@ import pytest
 from optimd_server.runtime import ServerConfig
 
 from tests.campaigns.bugs import BUGS
+from tests.campaigns.injecting import Report
 from tests.campaigns.interrupts import (
     CALLS,
     WAYS,
-    Report,
     Scene,
     at_every_event,
     at_random,
