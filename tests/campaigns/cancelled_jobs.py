@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from tests.support.calls import upload_messages
 SPEC = JobSpec(LAYOUT, SGDM(0.1), Sync(1))
 # Of no elements: a specification with them is read on a thread.
 MANY_TENSORS = tuple(Tensor(f"t{number:04}.{'x' * 60}", (0,)) for number in range(400))
+
+# Of the event loop, in which the first half of an upload comes.
+HALF_AN_UPLOAD_TURNS = 3
 
 
 async def refused(call: Coroutine[Any, Any, Any], *reasons: str) -> str:
@@ -178,10 +182,9 @@ def replacing(cancelled: str) -> Prepare:
     """A CreateJob in place of a first try, and the upload of that try: one is cancelled, the other goes on beside."""
 
     async def prepare(server: Server) -> Prepared:
-        first, spec = (
-            JobSpec(LAYOUT, SGD(0.5), Sync(1)),
-            JobSpec(Layout((*LAYOUT.tensors, *MANY_TENSORS)), SGDM(0.1), Sync(1)),
-        )
+        first = JobSpec(LAYOUT, SGD(0.5), Sync(1))
+        more = MANY_TENSORS if cancelled == "create" else ()
+        spec = JobSpec(Layout((*LAYOUT.tensors, *more)), SGDM(0.1), Sync(1))
         token = (await server.call("CreateJob", create_request(JOB, first, "first"))).upload_token
         request = create_request(JOB, spec, "second")
         messages = upload_messages(JOB, token, LAYOUT, -START, CHUNK_BYTES)
@@ -202,6 +205,12 @@ def replacing(cancelled: str) -> Prepare:
             await server.join(JOB, "w")
 
         call, beside = (create, upload) if cancelled == "create" else (upload, create)
-        return Prepared(call, after, lambda: beside)
+
+        async def others() -> None:
+            for _ in range(HALF_AN_UPLOAD_TURNS):
+                await asyncio.sleep(0)
+            await beside
+
+        return Prepared(call, after, others)
 
     return prepare
