@@ -1,4 +1,4 @@
-"""Groups of tensors by what they are instead of by a pattern on their names."""
+"""Groups of tensors by what a pattern on their names and their number of dimensions cannot say."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ def groups(
 ) -> list[Group]:
     """A Group for each of the parameters that predicate(name, array) holds for, to be given to ensure_job(groups=...).
 
-    Decay on matrices alone: groups(parameters, lambda name, array: array.ndim < 2, weight_decay=0.0). buffers: as for
-    ensure_job(): they are not trained and in no group. The rest: as for Group.
+    Such as groups(parameters, lambda name, array: array.size < 100, weight_decay=0.0); where a pattern and a number of
+    dimensions will do, Group alone is shorter. buffers: as for ensure_job(): they are not trained and in no group. The
+    rest: as for Group.
     """
+    settings: Any = hyper_parameters
     return [
-        Group(glob.escape(name), lr_multiplier=lr_multiplier, frozen=frozen, **hyper_parameters)
+        Group(glob.escape(name), lr_multiplier=lr_multiplier, frozen=frozen, **settings)
         for name, array in parameters.items()
         if name not in buffers and predicate(name, array)
     ]

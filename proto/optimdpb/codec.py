@@ -142,7 +142,11 @@ def job_spec_to_proto(spec: JobSpec) -> pb.JobSpec:
         setattr(message.clip, kind, value)
     for group in spec.groups:
         added = message.groups.add(
-            pattern=group.pattern, frozen=group.frozen, hyper_parameters=dict(group.hyper_parameters)
+            pattern=group.pattern,
+            ndim_min=group.ndim_min,
+            ndim_max=group.ndim_max,
+            frozen=group.frozen,
+            hyper_parameters=dict(group.hyper_parameters),
         )
         if group.lr_multiplier != 1.0:
             added.lr_multiplier = group.lr_multiplier
@@ -215,12 +219,13 @@ def _kind_of_clip(clip: Clip) -> tuple[str, float]:
 def _group_from_proto(place: int, message: pb.Group) -> Group:
     path = f"groups[{place}]"
     _refuse_unknown_fields(path, message)
-    settings = set(message.hyper_parameters) & {"self", "pattern", "lr_multiplier", "frozen"}
+    settings = set(message.hyper_parameters) & {"self", *message.DESCRIPTOR.fields_by_name}
     if settings:
         raise InvalidSpec(f"{path}.{min(settings)}", "expected in its own field, got as a hyper-parameter")
-    multiplier = message.lr_multiplier if message.HasField("lr_multiplier") else 1.0
-    parameters = dict(message.hyper_parameters)
-    return _within(path, lambda: Group(message.pattern, lr_multiplier=multiplier, frozen=message.frozen, **parameters))
+    names = ("ndim_min", "ndim_max", "lr_multiplier")
+    given = {name: getattr(message, name) for name in names if message.HasField(name)}
+    parameters = {**given, **message.hyper_parameters}
+    return _within(path, lambda: Group(message.pattern, frozen=message.frozen, **parameters))
 
 
 def _wrap(wrapper: Any, spec: Any) -> None:

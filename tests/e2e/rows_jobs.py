@@ -123,6 +123,11 @@ def first_tensor(**fields: Any) -> Edit:
     return lambda spec: [setattr(spec.layout.tensors[0], field, value) for field, value in fields.items()]
 
 
+def group_of_dimensions(**fields: Any) -> Edit:
+    """Add a group of tensors of any name."""
+    return lambda spec: spec.groups.add(pattern="*", **fields)
+
+
 def group(pattern: str, lr_multiplier: float = 1.0, **hyper_parameters: float) -> Edit:
     """Add a group."""
     return lambda spec: spec.groups.add(pattern=pattern, lr_multiplier=lr_multiplier, hyper_parameters=hyper_parameters)
@@ -230,6 +235,12 @@ SPECS = [
     invalid_spec("group without a pattern", "groups[0].pattern", group(pattern="")),
     invalid_spec("group that matches nothing", "groups[0].pattern", group(pattern="encoder.*")),
     invalid_spec("group of a buffer", "groups[0].pattern", lambda spec: [first_tensor(kind=2)(spec), group("w")(spec)]),
+    invalid_spec("group of scalars, and there are none", "groups[0].ndim_max", group_of_dimensions(ndim_max=0)),
+    invalid_spec("group of 3 dimensions, and there are none", "groups[0].ndim_min", group_of_dimensions(ndim_min=3)),
+    invalid_spec("fewest dimensions above most", "groups[0].ndim_min", group_of_dimensions(ndim_min=2, ndim_max=1)),
+    invalid_spec("33 dimensions", "groups[0].ndim_max", group_of_dimensions(ndim_max=33)),
+    invalid_spec("dimensions negative", "groups[0].ndim_min", group_of_dimensions(ndim_min=-1)),
+    invalid_spec("dimensions as a hyper-parameter", "groups[0].ndim_max", group("*", ndim_max=1.0)),
     invalid_spec("multiplier negative", "groups[0].lr_multiplier", group("*", lr_multiplier=-1.0)),
     invalid_spec("multiplier NaN", "groups[0].lr_multiplier", group("*", lr_multiplier=math.nan)),
     invalid_spec("hyper-parameter of another rule", "groups[0].beta1", group("*", beta1=0.5)),

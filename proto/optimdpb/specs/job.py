@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_choice, check_integer, shown
 from optimdpb.specs.clips import Clip
 from optimdpb.specs.consistency import Consistency
-from optimdpb.specs.groups import MATCHES_MAX, Group, group_of_tensors
+from optimdpb.specs.groups import Group, Settings, first_group_difference, group_of_tensors
 from optimdpb.specs.layout import Layout
 from optimdpb.specs.optimizers import Optimizer
 from optimdpb.specs.schedules import Constant, Schedule
@@ -18,6 +17,7 @@ from optimdpb.specs.text import schedule_to_text
 
 # Of a schedule in a sentence.
 SCHEDULE_CHARACTERS_MAX = 100
+_NO_SETTINGS: Settings = Group("*").settings
 
 
 _PARTS: tuple[tuple[str, type, str], ...] = (
@@ -29,7 +29,7 @@ _PARTS: tuple[tuple[str, type, str], ...] = (
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Layout, rule, consistency model and the settings around them. Equal specifications are the same job.
+    """Layout, rule, consistency model and the settings around them. Without a first_difference() they are the same job.
 
     rejections_max: a worker whose pushes were rejected so often, none applied between, is set aside; None: never.
     """
@@ -42,6 +42,7 @@ class JobSpec:
     steps_max: int | None = None
     groups: tuple[Group, ...] = ()
     rejections_max: int | None = None
+    tensor_groups: tuple[int | None, ...] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, expected, example in _PARTS:
@@ -55,23 +56,19 @@ class JobSpec:
         if self.rejections_max is not None:
             check_integer(self, "rejections_max", 1)
         object.__setattr__(self, "groups", tuple(self.groups))
-        matches = len(self.groups) * len(self.layout.tensors)
-        if matches > MATCHES_MAX:
-            raise InvalidSpec("groups", f"expected groups times tensors of at most {MATCHES_MAX}, got {matches}")
         for place, group in enumerate(self.groups):
             _check_group(f"groups[{place}]", group, self)
+        object.__setattr__(self, "tensor_groups", group_of_tensors(self.layout, self.groups))
 
-    @functools.cached_property
-    def tensor_groups(self) -> tuple[int | None, ...]:
-        """For each tensor the place of its group; None for one that no group matches, and for buffers."""
-        return group_of_tensors(self.layout, self.groups)
+    @property
+    def tensor_settings(self) -> tuple[Settings, ...]:
+        """For each tensor what its group says; the defaults of a group where it has none."""
+        return tuple(_NO_SETTINGS if place is None else self.groups[place].settings for place in self.tensor_groups)
 
 
 def _check_group(path: str, group: Group, spec: JobSpec) -> None:
     if not isinstance(group, Group):
         raise InvalidSpec(path, f"expected a Group, got {group!r}")
-    if not any(group.matches(tensor.name) for tensor in spec.layout.tensors if tensor.kind == "trainable"):
-        raise InvalidSpec(f"{path}.pattern", f"expected one that matches a trained tensor, got {group.pattern!r}")
     try:
         group.optimizer(spec.optimizer)
     except InvalidSpec as error:
@@ -79,7 +76,10 @@ def _check_group(path: str, group: Group, spec: JobSpec) -> None:
 
 
 def first_difference(expected: object, got: object, path: str = "") -> tuple[str, str, str] | None:
-    """(path, what is expected, what came) of the first field that differs between two specifications, or None."""
+    """(path, what is expected, what came) of the first field that differs between two specifications, or None.
+
+    Groups differ in what tensors get from them, not in how they choose them.
+    """
     is_whole = type(expected) is not type(got) or isinstance(got, Constant)
     if isinstance(expected, Schedule) and isinstance(got, Schedule) and is_whole and expected != got:
         return path, schedule_words(expected), schedule_words(got)
@@ -96,8 +96,14 @@ def first_difference(expected: object, got: object, path: str = "") -> tuple[str
         for field in dataclasses.fields(expected):
             if not field.compare:
                 continue
-            found = first_difference(
-                getattr(expected, field.name), getattr(got, field.name), f"{path}.{field.name}" if path else field.name
+            found = (
+                first_group_difference(expected.layout, expected.tensor_settings, got.tensor_settings)
+                if isinstance(expected, JobSpec) and isinstance(got, JobSpec) and field.name == "groups"
+                else first_difference(
+                    getattr(expected, field.name),
+                    getattr(got, field.name),
+                    f"{path}.{field.name}" if path else field.name,
+                )
             )
             if found:
                 return found

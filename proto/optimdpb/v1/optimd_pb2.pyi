@@ -433,7 +433,7 @@ class Clip(_message.Message):
     def __init__(self, global_norm: _Optional[float] = ..., tensor_norm: _Optional[float] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("pattern", "lr_multiplier", "frozen", "hyper_parameters")
+    __slots__ = ("pattern", "lr_multiplier", "frozen", "hyper_parameters", "ndim_min", "ndim_max")
     class HyperParametersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -445,11 +445,15 @@ class Group(_message.Message):
     LR_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     HYPER_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    NDIM_MIN_FIELD_NUMBER: _ClassVar[int]
+    NDIM_MAX_FIELD_NUMBER: _ClassVar[int]
     pattern: str
     lr_multiplier: float
     frozen: bool
     hyper_parameters: _containers.ScalarMap[str, float]
-    def __init__(self, pattern: _Optional[str] = ..., lr_multiplier: _Optional[float] = ..., frozen: bool = ..., hyper_parameters: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    ndim_min: int
+    ndim_max: int
+    def __init__(self, pattern: _Optional[str] = ..., lr_multiplier: _Optional[float] = ..., frozen: bool = ..., hyper_parameters: _Optional[_Mapping[str, float]] = ..., ndim_min: _Optional[int] = ..., ndim_max: _Optional[int] = ...) -> None: ...
 
 class Optimizer(_message.Message):
     __slots__ = ("sgd", "sgdm", "adam", "sgdw", "adagrad", "adadelta", "rmsprop", "adamw", "amsgrad", "adamax", "nadam", "radam", "yogi", "adabound", "swats", "lion", "lars", "lamb", "schedules")

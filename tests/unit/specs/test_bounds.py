@@ -9,7 +9,7 @@ import pytest
 from optimdpb import codec
 from optimdpb.codec import job_spec_from_proto, schedules_from_proto
 from optimdpb.errors import InvalidLayout, InvalidSpec
-from optimdpb.specs import SGD, SGDM, Adam, Group, JobSpec, Layout, OneCycle, Sequence, Sync, Tensor
+from optimdpb.specs import SGDM, Adam, Group, JobSpec, Layout, OneCycle, Sequence, Sync, Tensor
 from optimdpb.v1 import optimd_pb2 as pb
 
 
@@ -62,21 +62,15 @@ def test_what_is_legal_is_read() -> None:
     assert schedules_from_proto("schedules", legal)["lr"].entries() == 10_000
 
 
-def test_groups_times_tensors_is_bounded() -> None:
-    layout = Layout(tuple(Tensor(f"t{number}", (1,)) for number in range(20_000)))
-    with pytest.raises(InvalidSpec, match="groups: expected groups times tensors of at most 20000000, got 20020000"):
-        JobSpec(layout, SGD(0.1), Sync(1), groups=[Group("t1")] * 1001)  # type: ignore[arg-type]
-
-
-def test_more_patterns_than_fnmatch_remembers_cost_no_more() -> None:
-    """They were compiled again for each of the million pairs: minutes."""
-    layout = Layout(tuple(Tensor(f"layer.{number}.weight", (1,)) for number in range(1_000)))
-    groups = tuple(Group(f"*r.{number}.*", weight_decay=0.0) for number in range(999))
-    began_s = time.perf_counter()
-    spec = JobSpec(layout, SGD(0.1), Sync(1), groups=groups)
-    assert spec.tensor_groups[:3] == (0, 1, 2)
-    assert spec.tensor_groups[999] is None
-    assert time.perf_counter() - began_s < 10.0
+def test_patterns_and_names_that_are_slow_on_purpose_take_no_minutes() -> None:
+    """A tenth of what a server lets pass. One by one, by regular expressions, they took 20 s and all of it minutes."""
+    names = [*("a" * 190 + str(number) for number in range(8_000)), "a" * 190 + "b"]
+    layout = Layout(tuple(Tensor(name, (1,)) for name in names))
+    groups = tuple(Group("*" + "?" * (60 + number) + "b", weight_decay=0.0) for number in range(100))
+    began_s = time.process_time()
+    spec = JobSpec(layout, Adam(0.1), Sync(1), groups=groups)
+    assert spec.tensor_groups == (*([None] * 8_000), 0)
+    assert time.process_time() - began_s < 10.0
 
 
 def test_a_rule_is_checked_again_for_each_group_at_no_great_cost() -> None:

@@ -90,6 +90,7 @@ def test_every_number_survives_the_wire(rule: type[Optimizer], field: str) -> No
         {"clip": ClipTensorNorm(1 / 3)},
         {"clip": ClipValue(1 / 3)},
         {"groups": (Group("*.b", weight_decay=0.0),)},
+        {"groups": (Group("*", ndim_max=1, frozen=True), Group("*", ndim_min=2, ndim_max=32, eps=0.0))},
         {"groups": (Group("layer.[bw]", lr_multiplier=1 / 3, beta1=0.1, eps=0.0), Group("*", frozen=True))},
         {"reduction": "sum"},
     ],
@@ -123,9 +124,17 @@ def test_a_group_lists_what_the_rule_has(rule: type[Optimizer]) -> None:
         ("lr_multiplier", lambda: Group("*", lr_multiplier=-1)),
         ("lr_multiplier", lambda: Group("*", lr_multiplier="2")),  # type: ignore[arg-type]
         ("frozen", lambda: Group("*", frozen=1)),  # type: ignore[arg-type]
+        ("ndim_min", lambda: Group("*", ndim_min=-1)),
+        ("ndim_min", lambda: Group("*", ndim_min=2, ndim_max=1)),
+        ("ndim_max", lambda: Group("*", ndim_max=33)),
+        ("ndim_max", lambda: Group("*", ndim_max=1.5)),  # type: ignore[arg-type]
+        ("ndim_max", lambda: Group("*", ndim_max=True)),
         ("groups[0]", lambda: spec(Adam(0.1), groups=("*",))),
         ("groups[1].pattern", lambda: spec(Adam(0.1), groups=(Group("*"), Group("encoder.*")))),
         ("groups[0].pattern", lambda: spec(Adam(0.1), groups=(Group("stats"),))),
+        ("groups[0].pattern", lambda: spec(Adam(0.1), groups=(Group("stat?", ndim_max=1),))),
+        ("groups[0].ndim_max", lambda: spec(Adam(0.1), groups=(Group("*", ndim_max=0),))),
+        ("groups[1].ndim_min", lambda: spec(Adam(0.1), groups=(Group("*"), Group("*.b", ndim_min=2)))),
         ("groups[0].beta1", lambda: spec(Adam(0.1), groups=(Group("*", beta1=1.0),))),
         ("groups[0].beta1", lambda: spec(Adam(0.1), groups=(Group("*", beta1="0.9"),))),
         ("groups[0].lr", lambda: spec(Adam(0.1), groups=(Group("*", lr=0.1),))),
