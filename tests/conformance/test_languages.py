@@ -65,7 +65,7 @@ def test_protoc_needs_no_flag(language: str, tmp_path: Path) -> None:
     command = [str(PROTOC), "-I", str(ROOT / "proto"), f"--{language}_out={tmp_path}", "optimd/v1/optimd.proto"]
     subprocess.run(command, check=True, timeout=60)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    text = "\n".join(path.read_text() for path in files)
+    text = "\n".join(path.read_text(errors="replace") for path in files)
     match language:
         case "java":
             names = {path.stem for path in (tmp_path / "optimd" / "v1").glob("*.java")}
