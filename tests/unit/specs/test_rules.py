@@ -72,8 +72,8 @@ def test_a_flag_must_be_a_flag(rule: type[Optimizer], field: str) -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_an_unknown_hyper_parameter_is_an_error(rule: type[Optimizer]) -> None:
-    with pytest.raises(InvalidSpec, match=r"learning_rate: \w+ has no such setting: it has lr, "):
-        rule(0.1, learning_rate=0.1)  # type: ignore[call-arg]
+    with pytest.raises(InvalidSpec, match=r"pace: \w+ has no such setting: it has lr, "):
+        rule(0.1, pace=0.1)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(("rule", "field"), NUMBERS)
