@@ -273,6 +273,21 @@ def test_a_disk_that_cannot_be_written_leaves_the_job(server: ThreadServer, clie
     scene.good_step()
 
 
+def test_what_cannot_be_let_go_keeps_no_room(server: ThreadServer, client: RawClient) -> None:
+    """For gradients: without memory behind it, it would fail whoever else joins."""
+    Scene(server, client, "j")
+    sharing = server.host("j").sharing
+
+    def broken() -> None:
+        raise OSError("a descriptor is gone")
+
+    sharing.forget_all = broken  # type: ignore[method-assign]
+    assert reason(lambda: delete(client)) == "INTERNAL"
+    delete(client)
+    assert server.runtime._budget.jobs == []
+    Scene(server, client, "other").good_step()
+
+
 class Disk:
     """Jobs over several servers on one data directory."""
 

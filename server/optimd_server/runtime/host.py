@@ -222,11 +222,11 @@ class JobHost:
         self.failure = f"job {self.name!r} failed at step {step}: {what}: {problem} (incident {incident} in the log)"
         log.critical("incident %s: %s", incident, self.failure, exc_info=error)
         self._let_go()
-        self._commands.end()
 
-    def _let_go(self) -> None:
-        """Answer who waits; free what belongs to workers and pullers."""
+    def _let_go(self, *, with_slabs: bool = False) -> None:
+        """Answer who waits; free what commands, workers and pullers need. with_slabs: parameters and slots, too."""
         self.stop_waiting()
+        self._commands.end(with_slabs=with_slabs)
         self.close()
         self.sharing.forget_all()
         self.parameters.messages.forget_all()
@@ -393,7 +393,8 @@ class JobHost:
     def remove(self, why: Refused) -> None:
         """The job is no more: who waits or asks is answered why. Its room is free, its memory once no kernel runs."""
         self.removed, self.failure, self.is_trusted = why, str(why), False
-        self._let_go()
-        self._commands.end(with_slabs=True)
-        self._staging.leave()
         self.sharing.parameters = None
+        try:
+            self._let_go(with_slabs=True)
+        finally:  # nobody comes back for its room, and without memory it would fail whoever else asks for some
+            self._staging.leave()
