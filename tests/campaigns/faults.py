@@ -51,8 +51,8 @@ OWNERS: tuple[type | ModuleType, ...] = (
     LocalServer,
     JobMachine,
 )
-# The very end of a process, and what is called outside it.
-LEFT_OUT = {"DataDirectory.close", "eventlog.read_event_log"}
+# The very end of a process, what is called outside it, and what takes one entry from a list.
+LEFT_OUT = {"DataDirectory.close", "eventlog.read_event_log", "JobStaging.leave"}
 # What raises behind these has done what cannot be told from their having been called in vain.
 NEVER_AFTER = ("__init__", "mark_running")
 ERRORS: tuple[type[Exception], ...] = (OSError, MemoryError, RuntimeError)

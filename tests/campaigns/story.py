@@ -33,6 +33,7 @@ MODELS: dict[str, Any] = {
     "sync": optimd.Sync(workers=2),
     "async": optimd.Async(staleness_max=4, delay_compensation=0.1),
     "new": optimd.Ssp(staleness=2),
+    "anew": optimd.Async(),
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "on the loop": {"threads": 1},
@@ -53,6 +54,10 @@ class Book:
     saved: list[set[int]] = field(default_factory=list)
     places: int = 0
     failed: bool = False
+
+    def begin_anew(self) -> None:
+        """The job was deleted; gradients of the next one have places of their own."""
+        self.applied, self.open, self.saved, self.failed = set(), set(), [set()], False
 
     def next_place(self) -> int:
         """Of a gradient of its own."""
@@ -162,7 +167,7 @@ class Story:
         problems: list[BaseException] = []
         threads = [
             threading.Thread(target=self._guarded, args=(problems, work), name=f"story {work.__name__}")
-            for work in (self._sync, self._async, self._new)
+            for work in (self._sync, self._async, self._new, self._anew)
         ]
         for thread in threads:
             thread.start()
@@ -242,15 +247,32 @@ class Story:
             except JobOver:
                 book.failed = True
 
+    def _anew(self) -> None:
+        """What there is is deleted; a first try fails, another takes its place, comes to its end, and goes on."""
+        book = self.books["anew"]
+        with self._worker("anew", "w0") as worker:
+            try:
+                attempt(lambda: _delete(worker))
+                book.begin_anew()
+                nan = {name: np.full_like(array, np.nan) for name, array in one(None).items()}
+                with contextlib.suppress(Refused, ServerUnavailable):
+                    worker.ensure_job(nan, optimd.SGD(2.0), MODELS["anew"])
+                self._make(worker, "anew", steps_max=1)
+                self._step(worker, book)
+                attempt(lambda: worker.set_steps(PLACES))
+                self._step(worker, book)
+            except JobOver:
+                book.failed = True
+
     def _worker(self, job: str, name: str | None, *, far: bool = False) -> optimd.Worker:
         assert self.server is not None
         transport = (Remote if far else GrpcTransport)(self.server.address)
         return optimd.Worker(transport, Machine(), job, name, PATIENCE_S)
 
-    def _make(self, worker: optimd.Worker, job: str) -> None:
+    def _make(self, worker: optimd.Worker, job: str, **options: Any) -> None:
         clip = optimd.ClipGlobalNorm(1e6) if job == "sync" else None
         make = worker.ensure_job
-        attempt(lambda: make(one(None), optimd.SGD(1.0), MODELS[job], reduction="sum", clip=clip))
+        attempt(lambda: make(one(None), optimd.SGD(1.0), MODELS[job], reduction="sum", clip=clip, **options))
         attempt(worker.pull)
 
     def _step(self, worker: optimd.Worker, book: Book, *, push: bool = False) -> None:
@@ -277,8 +299,10 @@ class Story:
         raise AssertionError(f"a fault that comes once kept {worker.job} from a step")
 
     def _look(self) -> None:
-        """Jobs that go on hold exactly what was told; those that have failed say so."""
+        """Jobs that go on hold exactly what was told, those that failed say so, those that are gone have no room."""
         assert self.server is not None
+        rooms, jobs = len(self.server.runtime._budget.jobs), len(self.server.runtime.jobs)
+        assert rooms == jobs, f"{rooms} jobs have room for gradients, there are {jobs}"
         for job, book in self.books.items():
             with self._worker(job, None) as observer:
                 if job in self.server.runtime.unrestored:
@@ -295,6 +319,14 @@ class Story:
                         book.failed = True
                     else:
                         check_exact(job, counts, book)
+
+
+def _delete(worker: optimd.Worker) -> None:
+    try:
+        worker.delete_job()
+    except Refused as error:
+        if error.reason != "UNKNOWN_JOB":
+            raise
 
 
 def attempt(work: Callable[[], Any]) -> Any:
