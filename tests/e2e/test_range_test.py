@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -265,6 +268,25 @@ def test_what_the_shell_is_told_if_it_cannot_be(capsys: pytest.CaptureFixture[st
     assert [line.partition(":")[0] for line in said] == ["optimd lr-range-test"] * 3
     assert "lr_end: expected at least 1.01 times lr_start" in said[1]
     assert "the job is PAUSED" in said[2]
+
+
+def test_a_test_that_nobody_trains_for_says_so_and_an_interrupt_ends_it() -> None:
+    script = (
+        "import sys; from optimd.commands import range_test; from optimdpb.program import main;"
+        "range_test.WORDS_INTERVAL_S = 0.1; sys.exit(main(sys.argv[1:]))"
+    )
+    with ThreadServer() as server, optimd.connect(server.address, job="j", observer=True) as observer:
+        observer.ensure_job({"w": np.zeros(3, np.float32)}, optimd.SGD(0.1), optimd.Sync(1))
+        command = [sys.executable, "-c", script, "lr-range-test", "--job", "j", "--server", server.address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+            assert run.stderr is not None
+            assert run.stderr.readline() == "step 0 of 200, waiting for: round 0 opens with 1 workers: 0 live\n"
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=30)
+        assert (run.returncode, out) == (130, "")
+        said = [line for line in err.splitlines() if not line.startswith("step ")]
+        assert said == ["the range test was ended, the job goes on as before it", "optimd lr-range-test: interrupted"]
+        eventually(lambda: observer.status().state == "ready", "the end of the test")
 
 
 def test_a_server_that_ends_puts_back_before_it_saves(tmp_path: Path) -> None:

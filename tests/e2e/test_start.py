@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import re
 import signal
 import socket
 import subprocess
@@ -95,6 +100,87 @@ def test_a_port_in_use_is_said_at_once() -> None:
             _, said = server.communicate(timeout=FAST_S)
     assert server.returncode == 1
     assert "cannot listen on 127.0.0.1" in said.splitlines()[-1]
+
+
+IMPORTS = """
+import sys
+from optimdpb.program import main
+status = main(["serve", *sys.argv[1:]])
+print(status, *(name for name in ("numba", "grpc") if name in sys.modules))
+"""
+
+
+@pytest.mark.parametrize("wrong", ["option", "file", "port", "privileged", "directory", "locked"])
+def test_what_is_wrong_is_said_before_anything_heavy_is_imported(wrong: str, tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "optimd.lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    (tmp_path / "optimd.toml").write_text("thread = 1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments, loaded, says = {
+            "option": (["--threads", "0"], "2", "--threads: expected a whole number"),
+            "file": (["--config", str(tmp_path / "optimd.toml")], "2", "did you mean threads?"),
+            "port": (["--listen", f"127.0.0.1:{port}"], "1", f"cannot listen on 127.0.0.1:{port}"),
+            "privileged": (["--listen", "192.0.2.1:0", "--insecure"], "1", "cannot listen on 192.0.2.1:0"),
+            "directory": (["--data-dir", "/proc/nothing"], "1 numba", "/proc/nothing"),
+            "locked": (["--data-dir", str(tmp_path)], "1 numba", "is in use by another server"),
+        }[wrong]
+        command = [sys.executable, "-c", IMPORTS, "--listen", "127.0.0.1:0", *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    os.close(lock)
+    assert run.stdout.strip() == loaded
+    assert run.stderr.startswith("optimd serve: ")
+    assert says in run.stderr
+
+
+# Kernels that take for ever, from the third on.
+COMPILES_FOR_EVER = """
+import sys, threading
+from optimd_server import serving, progress
+from optimdpb.program import main
+
+def compile_kernels(tell):
+    for number in range(1, 4):
+        tell(f"Rule{number}", number, 20)
+    threading.Event().wait()
+
+serving.compile_kernels, progress.INTERVAL_S = compile_kernels, 0.0
+sys.exit(main(["serve", "--listen", "127.0.0.1:0"]))
+"""
+
+
+def test_kernels_that_are_compiled_are_counted_in_the_log() -> None:
+    command = [sys.executable, "-c", COMPILES_FOR_EVER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        while "compiling kernels: Rule3, 3 of 20" not in (line := server.stderr.readline()):
+            assert line, "it ended before"
+            assert "\x1b" not in line
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(FAST_S) == 0
+
+
+def test_kernels_that_are_compiled_are_counted_on_a_terminal_which_is_given_back() -> None:
+    main_end, own_end = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    environment.pop("NO_COLOR", None)
+    command = [sys.executable, "-c", COMPILES_FOR_EVER]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=own_end) as server:
+        os.close(own_end)
+        shown = ""
+        while "Rule3" not in shown:
+            shown += os.read(main_end, 4096).decode()
+        assert "compiling kernels" in shown
+        assert "2/20" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
+        server.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # as Linux says that nobody has the other end any more
+            while more := os.read(main_end, 4096):
+                shown += more.decode()
+        assert server.wait(FAST_S) == 0
+    os.close(main_end)
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
 
 
 @pytest.mark.usefixtures("cold")

@@ -22,6 +22,7 @@ from optimd.commands.common import ask, connected, job_option, server_options, t
 from optimd.range_test import LR_END, LR_START, STEPS, RangeTestResult, result_of, start_request
 
 POLL_INTERVAL_S = 0.2
+WORDS_INTERVAL_S = 5.0
 _RATE = Number(float, 0)
 
 
@@ -54,7 +55,7 @@ def main(
     sweep = "linear" if linear else "exponential"
     start = start_request(job, who(), uuid.uuid4().hex, lr_start, lr_end, steps, sweep)
     with connected(server) as transport:
-        result = _run(start, lambda method, request: ask(transport, server, method, request, timeout_s))
+        result = _run(start, lambda method, request: ask(transport, server, method, request, timeout_s), quiet=as_json)
     tell({"job": job, "lr": result.lr, **asdict(result)}, _text(job, result), as_json=as_json)
     if plot is not None:
         try:
@@ -64,25 +65,40 @@ def main(
     return FAILED if result.lr_base is None else DONE
 
 
-def _run(start: pb.StartRangeTestRequest, ask: Callable[[str, Message], Any]) -> RangeTestResult:
-    """Start it, wait for its end; an interrupt ends it."""
-    ask("StartRangeTest", start)
+def _run(start: pb.StartRangeTestRequest, ask: Callable[[str, Message], Any], *, quiet: bool) -> RangeTestResult:
+    """Start it, wait for its end and say now and then how far it is; an interrupt ends it."""
+    said_s, steps = time.monotonic(), 0
     try:
+        ask("StartRangeTest", start)
         while True:
             report = ask("GetRangeTest", pb.GetRangeTestRequest(job=start.job))
             if report.request_id != start.request_id:
                 raise Refused("NO_RANGE_TEST", f"expected range test {start.request_id}, the job has had another since")
             if report.done:
                 return result_of(report)
+            if not quiet and time.monotonic() - said_s >= WORDS_INTERVAL_S:
+                moved, steps, said_s = len(report.rounds) > steps, len(report.rounds), time.monotonic()
+                why = "" if moved else ask("GetJob", pb.GetJobRequest(job=start.job)).waiting_for
+                waiting = f", waiting for: {printable(why)}" if why else ""
+                sys.stderr.write(f"step {steps} of {start.steps}{waiting}\n")
             time.sleep(POLL_INTERVAL_S)
     except KeyboardInterrupt:
-        request_id = f"stop-{start.request_id}"
-        ask(
-            "UpdateJob",
-            pb.UpdateJobRequest(job=start.job, request_id=request_id, state=pb.JOB_STATE_READY, requester=who()),
-        )
-        sys.stderr.write("the range test was ended, the job goes on as before it\n")
+        _stop(start, ask)
+        if not quiet:
+            sys.stderr.write("the range test was ended, the job goes on as before it\n")
         raise
+
+
+def _stop(start: pb.StartRangeTestRequest, ask: Callable[[str, Message], Any]) -> None:
+    """End it, if it is the one that is on its way."""
+    try:
+        report = ask("GetRangeTest", pb.GetRangeTestRequest(job=start.job))
+    except Refused:
+        return  # it never began
+    if report.request_id == start.request_id and not report.done:
+        stop = pb.UpdateJobRequest(job=start.job, request_id=f"stop-{start.request_id}", requester=who())
+        stop.state = pb.JOB_STATE_READY
+        ask("UpdateJob", stop)
 
 
 def _text(job: str, result: RangeTestResult) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 
 import click
 
+CONTEXT = {"help_option_names": ["-h", "--help"]}
+
 
 class Command(click.Command):
     """A command whose help ends with an example."""
 
     def __init__(self, *arguments: Any, example: str = "", **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
+        super().__init__(*arguments, **{"context_settings": CONTEXT, **settings})
         self.example = example
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

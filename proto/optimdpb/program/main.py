@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from optimdpb.errors import OptimdError
+from optimdpb.program.command import CONTEXT
 from optimdpb.program.ending import MEANINGS, USAGE, complain, leave_cut_off, status_of
 from optimdpb.program.table import COMMANDS, SECTIONS
 
@@ -70,12 +71,13 @@ class Program(click.Group):
 _ENVIRONMENT = {
     "OPTIMD_SERVER": "--server of every command that talks to one",
     "OPTIMD_JOB": "--job of every command that has it",
+    "OPTIMD_TIMEOUT_S": "--timeout-s of every command that talks to a server",
     "OPTIMD_CONFIG": "--config of serve; OPTIMD_... of its other options",
     "NO_COLOR": "no colours, also on a terminal",
 }
 
 
-@click.group(NAME, cls=Program, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(NAME, cls=Program, no_args_is_help=False, context_settings=CONTEXT)
 @click.version_option(package_name=NAME, prog_name=NAME, message="%(prog)s %(version)s")
 def PROGRAM() -> None:
     """The optimizer daemon: owns parameters, applies pushed gradients, sets the learning rate.
