@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import subprocess
 import sys
 
 import numpy as np
 import optimd
 
-NAMES = ("grpcio", "protobuf", "numpy", "numba", "google-crc32c")
+NAMES = ("grpcio", "protobuf", "numpy", "numba", "google-crc32c", "click", "rich", "pydantic-settings")
 
 
 def main() -> None:
@@ -18,12 +19,17 @@ def main() -> None:
     assert server.stdout is not None
     line = server.stdout.readline().decode().strip()
     assert line.startswith("serving on "), line
-    with optimd.connect(line.removeprefix("serving on "), job="smoke", worker="w0") as worker:
+    address = line.removeprefix("serving on ")
+    with optimd.connect(address, job="smoke", worker="w0") as worker:
         worker.ensure_job({"w": np.ones(3, np.float32)}, optimd.SGD(0.5), optimd.Sync(1))
         parameters = worker.pull()
         for _ in range(3):
             parameters = worker.step(parameters).parameters
     assert np.array_equal(parameters["w"], np.full(3, 0.125, np.float32)), parameters
+    shown = subprocess.run(
+        [sys.executable, "-m", "optimd", "status", "--server", address, "--json"], capture_output=True, check=True
+    )
+    assert json.loads(shown.stdout)["jobs"][0]["global_step"] == 3, shown
     server.communicate(timeout=60)
     assert server.returncode == 0, server.returncode
     print("works with", ", ".join(f"{name} {importlib.metadata.version(name)}" for name in NAMES))

@@ -87,7 +87,7 @@ def test_an_option_counts_before_the_environment_that_before_the_file_that_befor
     told = found("--config", str(file))
     assert told.origins[setting.key] == str(file)
     assert str(told.values[setting.key]) == str(value) != str(before)
-    plain = {bool: str(before).lower(), Path: "/elsewhere", str: "[::1]:0"}.get(setting.kind, spelt)
+    plain = {bool: str(before).lower(), Path: "/elsewhere", str: "[::1]:0"}.get(setting.kind) or str(value + 1)
     monkeypatch.setenv(setting.variable, plain)
     told = found("--config", str(file))
     assert told.origins[setting.key] == setting.variable
