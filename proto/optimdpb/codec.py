@@ -195,9 +195,9 @@ def layout_from_proto(message: pb.Layout) -> Layout:
         pb.TENSOR_KIND_BUFFER: "buffer",
     }
     tensors = []
-    for tensor in message.tensors:
+    for place, tensor in enumerate(message.tensors):
         if tensor.kind not in kinds:
-            raise InvalidSpec("layout.tensors.kind", f"expected a value of TensorKind, got {tensor.kind}")
+            raise InvalidSpec(f"layout.tensors[{place}].kind", f"expected a value of TensorKind, got {tensor.kind}")
         tensors.append(Tensor(tensor.name, tuple(tensor.shape), kinds[tensor.kind]))
     return Layout(tuple(tensors))
 
@@ -207,7 +207,10 @@ def _clip_from_proto(message: pb.JobSpec) -> Clip:
     if kind is None:
         raise InvalidSpec("clip", "expected one kind of clipping, got none")
     make: Callable[[float], Clip] = _CLIP_OF_KIND[kind]
-    return _within("clip", lambda: make(getattr(message.clip, kind)))
+    try:
+        return make(getattr(message.clip, kind))
+    except InvalidSpec as error:  # the field is a member of a oneof, whose names are no part of paths
+        raise InvalidSpec("clip", error.problem) from None
 
 
 def _kind_of_clip(clip: Clip) -> tuple[str, float]:

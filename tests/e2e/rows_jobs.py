@@ -178,7 +178,7 @@ def list_jobs(**fields: Any) -> Callable[[Scene], Any]:
 
 
 MISMATCHES = [
-    mismatch("another shape", "layout.tensors['w']", lambda spec: spec.layout.tensors[0].shape.append(1)),
+    mismatch("another shape", "layout.tensors[0]", lambda spec: spec.layout.tensors[0].shape.append(1)),
     mismatch("another name", "layout.tensors[0].name", first_tensor(name="v")),
     mismatch("one tensor more", "layout.tensors", lambda spec: spec.layout.tensors.add(name="extra")),
     mismatch("another rule", "optimizer", rule("adam")),
@@ -210,7 +210,7 @@ SPECS = [
     invalid_spec("unknown field in the rule", "optimizer", unknown_field),
     invalid_spec("unknown enum value", "optimizer.form", rule("sgdm", form=77)),
     invalid_spec("unknown reduction", "reduction", lambda spec: setattr(spec, "reduction", 9)),
-    invalid_spec("unknown tensor kind", "layout.tensors.kind", first_tensor(kind=5)),
+    invalid_spec("unknown tensor kind", "layout.tensors[0].kind", first_tensor(kind=5)),
     invalid_spec("beta1 1", "optimizer.beta1", rule("adam", beta1=1.0)),
     invalid_spec("beta2 NaN", "optimizer.beta2", rule("adam", beta2=math.nan)),
     invalid_spec("eps negative", "optimizer.eps", rule("adam", eps=-1e-8)),
@@ -227,11 +227,11 @@ SPECS = [
     invalid_spec("no consistency", "consistency", unset("consistency")),
     invalid_spec("no workers", "consistency.workers", consistency(workers=0)),
     invalid_spec("workers_min above workers", "consistency.workers_min", consistency(workers_min=2)),
-    invalid_spec("clip 0", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", 0.0)),
-    invalid_spec("clip NaN", "clip.norm_max", lambda spec: setattr(spec.clip, "global_norm", math.nan)),
+    invalid_spec("clip 0", "clip", lambda spec: setattr(spec.clip, "global_norm", 0.0)),
+    invalid_spec("clip NaN", "clip", lambda spec: setattr(spec.clip, "global_norm", math.nan)),
     invalid_spec("empty clip", "clip", lambda spec: spec.clip.SetInParent()),
-    invalid_spec("clip by tensor negative", "clip.norm_max", lambda spec: setattr(spec.clip, "tensor_norm", -1.0)),
-    invalid_spec("clip by value infinite", "clip.value", lambda spec: setattr(spec.clip, "value", math.inf)),
+    invalid_spec("clip by tensor negative", "clip", lambda spec: setattr(spec.clip, "tensor_norm", -1.0)),
+    invalid_spec("clip by value infinite", "clip", lambda spec: setattr(spec.clip, "value", math.inf)),
     invalid_spec("group without a pattern", "groups[0].pattern", group(pattern="")),
     invalid_spec("group that matches nothing", "groups[0].pattern", group(pattern="encoder.*")),
     invalid_spec("group of a buffer", "groups[0].pattern", lambda spec: [first_tensor(kind=2)(spec), group("w")(spec)]),

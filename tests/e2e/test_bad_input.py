@@ -16,7 +16,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 from tests.e2e import rows_changes, rows_garbage, rows_jobs, rows_push
 from tests.e2e.scene import CONFIGS, Row, Scene, peak_memory_bytes
 from tests.support.calls import RawClient, reason_of
-from tests.support.contract import metadata_of_reasons
+from tests.support.contract import metadata_of_reasons, names_a_field
 from tests.support.servers import ThreadServer
 
 # No bad request may cost more memory than one of gRPC's largest messages, a few times over.
@@ -84,4 +84,5 @@ def check_refusal(row: Row, error: grpc.RpcError) -> None:
     assert (error.code().name, reason) == (STATUS_OF_REASON.get(row.reason), row.reason), error.details()
     assert metadata.items() >= row.metadata.items(), metadata
     assert frozenset(metadata) in METADATA[reason], "expected the keys that the contract names"
+    assert reason == "MALFORMED_REQUEST" or names_a_field(metadata.get("field", "job")), metadata
     assert error.details(), "expected a message for people"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from optimdpb.errors import InvalidSpec
 from optimdpb.specs.checks import check_choice, check_integer, shown
@@ -91,24 +92,27 @@ def first_difference(expected: object, got: object, path: str = "") -> tuple[str
         if len(expected) != len(got):
             return path, f"{len(expected)} entries", f"{len(got)} entries"
         pairs = enumerate(zip(expected, got, strict=True))
-        return next((found for i, pair in pairs if (found := first_difference(*pair, f"{path}[{i}]"))), None)
-    if dataclasses.is_dataclass(expected):
+        return next(((f"{path}[{i}]", shown(left), shown(right)) for i, (left, right) in pairs if left != right), None)
+    if dataclasses.is_dataclass(expected) and not isinstance(expected, Clip):
         for field in dataclasses.fields(expected):
-            if not field.compare:
-                continue
-            found = (
-                first_group_difference(expected.layout, expected.tensor_settings, got.tensor_settings)
-                if isinstance(expected, JobSpec) and isinstance(got, JobSpec) and field.name == "groups"
-                else first_difference(
-                    getattr(expected, field.name),
-                    getattr(got, field.name),
-                    f"{path}.{field.name}" if path else field.name,
-                )
-            )
+            found = _first_field_difference(expected, got, field.name, f"{path}.{field.name}" if path else field.name)
+            if field.compare and found:
+                return found
+        return None
+    return None if expected == got else (path, shown(expected), shown(got))
+
+
+def _first_field_difference(expected: Any, got: Any, name: str, path: str) -> tuple[str, str, str] | None:
+    if isinstance(expected, JobSpec) and name == "groups":
+        return first_group_difference(expected.layout, expected.tensor_settings, got.tensor_settings)
+    if isinstance(expected, Optimizer) and name == "schedules":
+        left, right = expected.scheduled(), got.scheduled()
+        for key in sorted({*left, *right}):
+            found = first_difference(left.get(key), right.get(key), f"{path}.{key}")
             if found:
                 return found
         return None
-    return None if expected == got else (path, _short(expected), _short(got))
+    return first_difference(getattr(expected, name), getattr(got, name), path)
 
 
 def _first_layout_difference(expected: Layout, got: Layout, path: str) -> tuple[str, str, str] | None:
@@ -117,9 +121,9 @@ def _first_layout_difference(expected: Layout, got: Layout, path: str) -> tuple[
             return f"{path}.tensors[{index}].name", repr(left.name), repr(right.name)
         if left != right:
             return (
-                f"{path}.tensors[{left.name!r}]",
-                f"{left.kind} {list(left.shape)}",
-                f"{right.kind} {list(right.shape)}",
+                f"{path}.tensors[{index}]",
+                f"{left.name!r} {left.kind} {list(left.shape)}",
+                f"{right.name!r} {right.kind} {list(right.shape)}",
             )
     if len(expected.tensors) != len(got.tensors):
         return f"{path}.tensors", f"{len(expected.tensors)} tensors", f"{len(got.tensors)} tensors"

@@ -7,6 +7,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ from optimdpb.specs import (
     ClipGlobalNorm,
     Constant,
     Cosine,
+    Group,
     JobSpec,
     Layout,
     Linear,
     Optimizer,
     Schedule,
+    Sequence,
     Sync,
     Tensor,
     Warmup,
@@ -34,7 +37,10 @@ from optimdpb.specs import (
 from optimdpb.specs.job import first_difference
 from optimdpb.v1 import optimd_pb2 as pb
 
+from tests.support.contract import names_a_field
+
 LAYOUT = Layout((Tensor("w", (2, 3)),))
+SMALL: dict[str, Any] = {"layout": LAYOUT, "optimizer": Adam(0.1), "consistency": Sync(2)}
 
 
 def deep(depth: int) -> Schedule:
@@ -152,7 +158,7 @@ def test_the_digest_tells_layouts_apart(other: Layout) -> None:
         ({"optimizer": Adam(Cosine(0.1, 0.0, 5))}, "optimizer.lr"),
         ({"optimizer": SGD(0.1)}, "optimizer"),
         ({"consistency": Sync(3)}, "consistency.workers"),
-        ({"layout": Layout((Tensor("w", (3, 2)),))}, "layout.tensors['w']"),
+        ({"layout": Layout((Tensor("w", (3, 2)),))}, "layout.tensors[0]"),
         ({"layout": Layout((Tensor("w", (2, 3)), Tensor("b", ())))}, "layout.tensors"),
         ({"steps_max": 7}, "steps_max"),
     ],
@@ -164,6 +170,38 @@ def test_the_first_difference_is_named(change: dict[str, object], path: str) -> 
     assert found[0] == path
     assert found[1] != found[2]
     assert first_difference(spec, JobSpec(LAYOUT, Adam(0.1), Sync(2))) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "path"),
+    [
+        ({"clip": ClipGlobalNorm(1.0)}, {"clip": ClipGlobalNorm(2.0)}, "clip"),
+        ({"clip": ClipGlobalNorm(1.0)}, {}, "clip"),
+        (
+            {"optimizer": Adam(Sequence([(5, 0.1), (6, 0.2)]))},
+            {"optimizer": Adam(Sequence([(5, 0.1), (7, 0.2)]))},
+            "optimizer.lr.parts[1]",
+        ),
+        (
+            {"optimizer": Adam(Warmup(Cosine(0.1, 0.0, 5), 3))},
+            {"optimizer": Adam(Warmup(Cosine(0.1, 0.0, 6), 3))},
+            "optimizer.lr.schedule.steps",
+        ),
+        (
+            {"optimizer": Adam(0.1, schedules={"beta1": Linear(0.1, 0.2, 5)})},
+            {"optimizer": Adam(0.1, schedules={"beta1": Linear(0.1, 0.3, 5)})},
+            "optimizer.schedules.beta1.lr_end",
+        ),
+        ({"optimizer": Adam(0.1, schedules={"beta1": 0.1})}, {"optimizer": Adam(0.1)}, "optimizer.schedules.beta1"),
+        ({"groups": (Group("*", ndim_max=2, eps=0.5),)}, {}, "groups"),
+    ],
+)
+def test_a_difference_has_a_path_of_the_contract(expected: dict[str, Any], got: dict[str, Any], path: str) -> None:
+    found = first_difference(*(JobSpec(**{**SMALL, **fields}) for fields in (expected, got)))
+    assert found is not None
+    assert found[0] == path
+    assert names_a_field(path)
+    assert found[1] != found[2]
 
 
 numbers = st.floats(0, 1e6, allow_nan=False)
