@@ -16,19 +16,20 @@ from typing import Annotated, Any, ClassVar
 import click
 from optimdpb.address import split_address
 from optimdpb.program.terminal import printable
-from pydantic import Field, ValidationError, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from optimd_server.config import Listening, ServerConfig
 from optimd_server.options import PREFIX, Setting, settings
 
-DEFAULT = "default"
+# No path is empty.
+DEFAULT = ""
 _KINDS: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), Path: (str,)}
 
 
 @dataclass(frozen=True)
 class Effective:
-    """values: by key, in the unit of the option; None where there is none. origins: by key, where each comes from."""
+    """values: by key, in the unit of the option, None where there is none. origins: option, variable, file or ""."""
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
@@ -83,7 +84,7 @@ def text_of(found: Effective) -> str:
     """A configuration file that says the same, each setting with where it comes from."""
     lines = ["# Settings of `optimd serve`: give them back with --config FILE."]
     for key, setting in settings().items():
-        value, origin = found.values[key], printable(found.origins[key])
+        value, origin = found.values[key], printable(found.origins[key]) or "default"
         lines += ["", f"# {setting.what}"]
         lines.append(f"# {key} is not set" if value is None else f"{key} = {_toml(value)}  # {origin}")
     return "\n".join(lines) + "\n"
@@ -117,10 +118,19 @@ def _model(in_file: Mapping[str, Any]) -> type[_Settings]:
 
 
 def _annotation(setting: Setting) -> Any:
+    if setting.kind is Path:
+        return Annotated[Path, BeforeValidator(_path_text)]
     if setting.kind not in (int, float):
         return setting.kind
     high = None if math.isinf(setting.high) else setting.high
     return Annotated[setting.kind, Field(ge=setting.low, le=high, allow_inf_nan=None if setting.kind is int else False)]
+
+
+def _path_text(text: str) -> str:
+    """Nothing is no folder, least of all the one that the server was started in."""
+    if not text or "\0" in text:
+        raise ValueError
+    return text
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def test_a_log_replays_to_the_same_state(tmp_path: Path, capsys: pytest.CaptureF
     assert "PushCommitted(push=Push(worker='w0'" in printed
     assert "NON_FINITE" in printed
     assert printed.splitlines()[-2].startswith("step 7 of lineage ")
+    found = json.loads(told(capsys, "replay", str(path), "--json"))
+    assert (found["global_step"], found["failed"], found["lineage"]) == (7, False, machine.version.lineage)
+    assert len(found["events"]) == len(events)
+    assert all(event.keys() == {"time_s", "event", "led_to"} for event in found["events"])
+    named = json.loads(told(capsys, "replay", str(path), "--json", "--worker", "w0"))["events"]
+    assert 0 < len(named) <= len(events)
+    assert all("w0" in str(event) for event in named)
+    assert json.loads(told(capsys, "replay", str(path), "--json", "--worker", "nobody"))["events"] == []
 
 
 def test_a_log_that_was_cut_off_is_read_up_to_there(tmp_path: Path) -> None:

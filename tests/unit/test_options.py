@@ -64,7 +64,7 @@ def test_every_field_is_a_setting() -> None:
 
 def test_without_any_it_is_the_default() -> None:
     assert given() == ServerConfig()
-    assert set(found().origins.values()) == {"default"}
+    assert set(found().origins.values()) == {""}
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=name_of)
@@ -131,6 +131,8 @@ WRONG_FILES = [
     ("lease_s = 1979-05-27", "lease_s: expected a number from 0.1 to 86400, got datetime.date(1979, 5, 27)"),
     ("shared_memory = 1", "shared_memory: expected true or false, got 1"),
     ('shared_memory = "no"', "shared_memory: expected true or false, got 'no'"),
+    ('data_dir = ""', "data_dir: expected the path of a folder, got ''"),
+    ('event_log = "a\\u0000"', "event_log: expected the path of a folder, got 'a\\x00'"),
     ("data_dir = 5", "data_dir: expected the path of a folder, got 5"),
     ("listen = 50051", "listen: expected HOST:PORT, got 50051"),
     ('listen = "nowhere"', "listen: expected HOST:PORT, got 'nowhere': a port from 0 to 65535 is missing"),
@@ -180,6 +182,20 @@ def test_what_is_wrong_in_the_environment_is_named_with_the_variable(
     with pytest.raises(click.UsageError) as error:
         found().address  # noqa: B018
     assert error.value.message.startswith(f"{variable}: {words}")
+
+
+def test_no_folder_is_not_this_one() -> None:
+    """As where a variable of a script is not set."""
+    assert refused("--data-dir", "") == "--data-dir: expected the path of a folder, got ''"
+
+
+def test_a_file_may_have_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("default", "--threads", "OPTIMD_THREADS"):
+        (tmp_path / name).write_text("threads = 3")
+        assert given(f"--config={name}").threads == 3
+        (tmp_path / name).write_text("threads = 0")
+        assert "expected a whole number" in refused(f"--config={name}")
 
 
 def test_everything_wrong_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
