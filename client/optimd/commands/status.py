@@ -150,7 +150,7 @@ def _workers_lines(workers: Sequence[WorkerStatus], left_out: int) -> list[tuple
     shown = sorted(workers, key=lambda worker: (not _is_broken(worker), worker.rank))[:WORKERS_MAX]
     shown.sort(key=lambda worker: worker.rank)
     lines = table_lines(COLUMNS, map(_cells, shown))
-    styles = ["underline", *("red" if _is_broken(worker) else "" for worker in shown)]
+    styles = ["bold", *("red" if _is_broken(worker) else "" for worker in shown)]
     more = len(workers) - len(shown) + left_out
     return [*zip(lines, styles, strict=True), *([(f"... and {more} more", "")] if more else [])]
 
