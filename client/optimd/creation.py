@@ -157,7 +157,7 @@ class Creation:
         if not self._has_told:
             self._has_told = True
             log.warning("%s; waiting for them to leave, or for their leases to end", message)
-        if not self._replacing.wait():
+        if not self._replacing.wait(why=message):
             remedy = (
                 "stop them, or let one worker say if_exists='replace' and the others 'resume'; or optimd delete-job"
             )

@@ -9,6 +9,7 @@ from functools import partial
 from optimdpb.errors import OptimdError, Refused
 from optimdpb.v1 import optimd_pb2 as pb
 
+from optimd import words
 from optimd.surroundings import Surroundings
 from optimd.transport import CallFailed, Transport
 
@@ -21,8 +22,8 @@ TRANSPORT_DETAIL_MAX = 200
 class LeaseKeeper:
     """Sends a heartbeat every third of a lease in the background, from start() until stopped or refused.
 
-    joined_s: when Join was sent. idle_s: how long the program has not called its worker. look: called behind each
-    heartbeat with the time that it may take. `local_calls`: how the server
+    joined_s: when Join was sent. idle_s: how long the program has not called its worker. look: called as often, but not
+    more seldom than something is to be said of a wait, with the time that it may take. `local_calls`: how the server
     offered to be called, the last time that it was heard. `renewed_s`: when the last heartbeat that was answered went
     out. `expired`: a heartbeat was refused because the epoch is not live any more. Other refusals (superseded) are not
     reported from here: the worker's next call meets them too.
@@ -42,6 +43,8 @@ class LeaseKeeper:
         self._surroundings = surroundings
         self._request = request
         self._interval_s = joined.lease_ms / 1000 / RENEWALS_PER_LEASE
+        self._turn_s = min(self._interval_s, words.SILENCE_S)
+        self._sent_s = joined_s
         self._idle_s = idle_s
         self._look = look
         self._end: Callable[[], None] | None = None
@@ -57,7 +60,7 @@ class LeaseKeeper:
         """Begin."""
         self._starts += 1
         beat = partial(self._beat, self._starts)
-        self._end = self._surroundings.repeat(self._interval_s, beat, f"optimd-lease-{self._request.worker}")
+        self._end = self._surroundings.repeat(self._turn_s, beat, f"optimd-lease-{self._request.worker}")
 
     def restart(self) -> None:
         """The connection was given up: it may hold the thread of a heartbeat for ever. Go on in another."""
@@ -98,10 +101,19 @@ class LeaseKeeper:
                 log.warning(text, self._request.worker, self._request.job)
                 self._transport.close()
             return False
+        is_due = self._surroundings.now_s() - self._sent_s + self._turn_s >= self._interval_s
+        if is_due and not self._renew():
+            return False
+        if not self._is_over:
+            self._look(self._turn_s)
+        return True
+
+    def _renew(self) -> bool:
+        """One heartbeat. False if it was refused."""
         self._request.idle_ms = int(self._idle_s() * 1000)
-        sent_s = self._surroundings.now_s()
+        self._sent_s = sent_s = self._surroundings.now_s()
         try:
-            answer = self._transport.call("Heartbeat", self._request, timeout_s=self._interval_s)
+            answer = self._transport.call("Heartbeat", self._request, timeout_s=self._turn_s)
         except CallFailed:
             pass  # the next beat tries again; a reply lost is still a sign of life received
         except OptimdError as error:
@@ -109,6 +121,4 @@ class LeaseKeeper:
             return False
         else:
             self.local_calls, self.renewed_s = answer.local_calls, sent_s
-        if not self._is_over:
-            self._look(self._interval_s)
         return True

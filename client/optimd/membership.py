@@ -137,11 +137,14 @@ class Membership:
             return 0
         return next((number for number, own in enumerate(memory.gradients, 1) if own is flat), 0)
 
-    def leave(self, *, failed: bool = False) -> None:
+    def leave(self, *, failed: bool = False, for_good: bool = False) -> None:
         """End it; harmless without one. Does not insist on an answer: the lease ends by itself.
 
-        failed: with work left.
+        failed: with work left. for_good: a thread that is in a step must not join again behind it.
         """
+        if for_good:
+            self._claim.close()
+            self._session.close()
         self.member = None
         keeper = self._keeper
         if keeper is None:

@@ -47,7 +47,7 @@ class Patience:
         if self._failing_since_s is None:
             self._failing_since_s = now_s
         if self._words is not None:
-            self._words.say(f"trying again: {why}", now_s - self._failing_since_s)
+            self._words.retrying(why, now_s - self._failing_since_s)
         if self._until_s is None or (moved and self._transfers <= TRANSFERS_MAX):
             self._until_s = now_s + self._timeout_s
         left_s = self._until_s - now_s

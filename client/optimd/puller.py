@@ -167,7 +167,7 @@ class Puller:
                 request.ClearField("known_version")  # some of another may be there now
                 raise
 
-        header: pb.ParametersHeader = session.persist(attempt)
+        header: pb.ParametersHeader = session.persist(attempt, is_watched=membership.surely_live)
         return header
 
 

@@ -106,13 +106,20 @@ class Session:
         """A harmless unary call, repeated until the server answers. Raises Refused, ServerUnavailable."""
         return self.persist(lambda: self.transport.call(method, request, self.answer_s))
 
-    def persist(self, attempt: Callable[[], Any]) -> Any:
+    def persist(self, attempt: Callable[[], Any], *, is_watched: bool = False) -> Any:
         """Repeat a harmless call until the server answers; a few times where it fails at it.
 
-        Raises Refused, and ServerUnavailable once patience is over.
+        is_watched: heartbeats look after it, as they do inside of a member's claim. Raises Refused, and
+        ServerUnavailable once patience is over.
         """
         if self._is_closed:
             raise RuntimeError("expected an open worker, got one that was closed: connect again")
+        if is_watched:
+            return self._persist(attempt)
+        with self.words.watching():
+            return self._persist(attempt)
+
+    def _persist(self, attempt: Callable[[], Any]) -> Any:
         patience, broken = self.patience(), 0
         while True:
             try:

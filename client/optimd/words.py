@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,25 +33,42 @@ class Words:
         self._job = job
         self._said_s: dict[str, float] = {}
         self._next_look_s = 0.0
+        self._retried_s = -SILENCE_S
+        # By thread: none is watched twice.
+        self._watched: weakref.WeakValueDictionary[int, _Call] = weakref.WeakValueDictionary()
 
     def look(self, waited_s: float, timeout_s: float) -> None:
-        """In the background of a call: if it has taken so long, ask the server what the job waits for."""
+        """In the background of a call: if it has taken so long, find out what it waits for.
+
+        That is its own transfer, or what the server says that the job waits for.
+        """
         if waited_s < SILENCE_S:
             self._next_look_s = 0.0
             return
         if waited_s < self._next_look_s:
             return
         self._next_look_s = min(2 * waited_s, waited_s + REPEAT_S)
+        why = self._transport.moving or self._asked(timeout_s)
+        if why:
+            self.say(why, waited_s)
+
+    def _asked(self, timeout_s: float) -> str:
+        """What the server says; "" where the call itself tells why it is tried again."""
         try:
             report = self._transport.call("GetJob", pb.GetJobRequest(job=self._job), timeout_s)
         except CallFailed as error:
-            why = f"the server cannot be reached: {error}"
+            if self._surroundings.now_s() - self._retried_s < SILENCE_S:
+                return ""
+            return f"no answer of the server (it hangs or is away, or the link is slow): {error}"
         except OptimdError as error:
-            why = str(error)
-        else:
-            nothing = f"the job is at step {report.header.step} and waits for nobody: the call is under way"
-            why = report.waiting_for or nothing
-        self.say(why, waited_s)
+            return str(error)
+        nothing = f"the job is at step {report.header.step} and waits for nobody: the call is under way"
+        return report.waiting_for or nothing
+
+    def retrying(self, why: object, waited_s: float) -> None:
+        """A call that has failed is tried again, for so long now."""
+        self._retried_s = self._surroundings.now_s()
+        self.say(f"trying again: {why}", waited_s)
 
     def say(self, why: str, waited_s: float) -> None:
         """Into the log, if a call has waited so long for that and it was not said a short while ago."""
@@ -64,8 +82,13 @@ class Words:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Look after a call in the background for which no heartbeat does."""
-        begun_s, surroundings, call = self._surroundings.now_s(), self._surroundings, _Call()
+        """Look after a call of this thread in the background, where no heartbeat does."""
+        me = threading.get_ident()
+        if me in self._watched:
+            yield
+            return
+        begun_s, surroundings = self._surroundings.now_s(), self._surroundings
+        self._watched[me] = call = _Call()
         goes_on = weakref.ref(call)  # ends with this frame, wherever an interrupt cuts it off
 
         def look() -> bool:

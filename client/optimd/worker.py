@@ -117,7 +117,7 @@ class Worker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            self._membership.leave(failed=not _ended_well(error))
+            self._membership.leave(failed=not _ended_well(error), for_good=True)
         finally:
             self.close()
 
@@ -348,8 +348,7 @@ class Worker:
         session = self._session
         request = pb.CreateSnapshotRequest(job=self.job)
         timeout_s = session.answer_s + VECTORS_MAX * session.layout.size_bytes / DISK_BYTES_PER_S_MIN
-        with session.words.watching():
-            saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
+        saved = session.persist(lambda: session.transport.call("CreateSnapshot", request, timeout_s))
         return str(saved.snapshot)
 
     def delete_job(self, *, with_snapshots: bool = False) -> None:
@@ -391,7 +390,7 @@ class Worker:
 
 
 def _ended_well(error: BaseException | None) -> bool:
-    return error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+    return isinstance(error, GeneratorExit | None) or (isinstance(error, SystemExit) and error.code in (None, 0))
 
 
 def _dropped(membership: Membership, process: int) -> None:

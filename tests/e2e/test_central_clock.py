@@ -110,7 +110,7 @@ def test_every_update_has_the_rate_of_its_step(
             observer.pause(at_step=run.pause_step)
             eventually(lambda: observer.status().state == "paused", "the pause", LIVE_S_MAX)
             assert observer.status().global_step == run.pause_step
-            assert observer.status().waiting_for == f"the job is paused at step {run.pause_step}"
+            assert f"paused at step {run.pause_step}:" in observer.status().waiting_for
             third = f"warmup(linear(0.1, 0.001, {updates}), {updates // 2})"
             at = ("--job", "j", "--server", server.address)
             assert main(["set-lr", *at, "--schedule", third, "--at-step", str(run.borders[2])]) == 0

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import optimd
 import pytest
+from optimd import words
 
 from tests.e2e.scene import eventually
 from tests.support.blocks import blocks, example
@@ -222,12 +223,29 @@ def test_loopback_of_another_node_is_found_out_before_anything_is_sent(server: o
 
 def test_a_cluster_without_room_is_a_clear_error() -> None:
     with pytest.raises(optimd.ServerUnavailable, match="no room for the server's actor"):
-        optimd.ray.start(num_cpus=100, startup_timeout_s=-58)
+        optimd.ray.start(num_cpus=100, startup_timeout_s=0)
 
 
 def test_a_server_that_cannot_start_is_a_clear_error() -> None:
     with pytest.raises(optimd.ServerUnavailable, match=r"did not come up \(exit status 2\).*is not loopback"):
         optimd.ray.start(host="0.0.0.0")
+
+
+def test_waits_for_the_actor_are_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(words, "SILENCE_S", 0.2)
+    with pytest.raises(optimd.ServerUnavailable):
+        optimd.ray.start(num_cpus=100, startup_timeout_s=1)
+    handle = optimd.ray.start(threads=1)
+    os.kill(daemon_of(handle), signal.SIGSTOP)
+    with pytest.raises(optimd.OptimdError, match="was killed by SIGKILL"):
+        handle.stop(timeout_s=1)
+    said = [record.getMessage() for record in caplog.records if record.name == "optimd.ray"]
+    for sentence in (
+        "Ray has found no node for the server's actor yet (num_cpus=100), see `ray status`",
+        f"the server starts on node {handle.place.ip}: ",
+        f"the server at {handle.address} saves and ends; it is killed after 1 s",
+    ):
+        assert sum(sentence in line for line in said) == 1, said
 
 
 def test_the_page_on_ray_and_the_docstring_run(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -275,6 +275,7 @@ class SimulatedTransport:
     """
 
     is_local = False
+    moving = ""
 
     def __init__(
         self,

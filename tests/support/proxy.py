@@ -18,15 +18,17 @@ HEADERS_FRAME, END_STREAM = 1, 1
 class Proxy:
     """Forwards every connection to `target` (HOST:PORT). `address` is its own.
 
+    bytes_per_s: how fast each direction of a connection is, 0 for no limit.
     hold_answers: no answer reaches a client; flow control still does, so that the bytes of open calls go on. Cut the
     connections before it is switched off again.
     lost_answers: this share of the answers is lost, and with each its connection. answers_lost: how many were.
     sent_bytes: forwarded from clients to the server, over all connections.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, bytes_per_s: float = 0.0) -> None:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
+        self.bytes_per_s = bytes_per_s
         self.hold_answers = False
         self.lost_answers = 0.0
         self.answers_lost = 0
@@ -110,6 +112,10 @@ class Proxy:
                 self._sockets.discard(source)
             source.close()
 
+    def _take_time(self, data: bytes) -> None:
+        if self.bytes_per_s:
+            self._closed.wait(len(data) / self.bytes_per_s)
+
     def _loses(self, frame: int, flags: int) -> bool:
         """Whether an answer that begins with this frame is lost."""
         begins = frame == HEADERS_FRAME and not flags & END_STREAM
@@ -117,6 +123,7 @@ class Proxy:
 
     def _forward_calls(self, source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(READ_BYTES):
+            self._take_time(data)
             target.sendall(data)
             with self._changed:
                 self.sent_bytes += len(data)
@@ -126,6 +133,7 @@ class Proxy:
         """Frame by frame (RFC 9113 section 4.1): length in 3 bytes, type in 1, flags and stream in 5, then the rest."""
         pending = b""
         while data := source.recv(READ_BYTES):
+            self._take_time(data)
             pending += data
             passed, start = [], 0
             while len(pending) - start >= FRAME_HEADER_BYTES:

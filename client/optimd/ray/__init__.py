@@ -13,9 +13,9 @@ Connect in the task, not before: a Worker is a connection and cannot be shipped.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Unpack
 
 try:
@@ -25,16 +25,13 @@ except ImportError as error:
 
 from optimdpb.errors import ServerUnavailable
 
-from optimd.ray.actor import ServerActor
-from optimd.ray.handle import ServerHandle, started_here
+from optimd.ray.actor import Place, ServerActor, tail
+from optimd.ray.answers import answer_of
+from optimd.ray.handle import ANSWER_S, ServerHandle, started_here
 from optimd.ray.options import ServeOptions, arguments_of
 
 __all__ = ["ServeOptions", "ServerHandle", "start"]
 
-log = logging.getLogger("optimd.ray")
-
-# A cluster that starts its nodes on demand is given so long before the log says what is waited for.
-PLACED_S = 10.0
 # Calls that wait: for the end, for the log, for the stop.
 CALLS_MAX = 16
 # What Ray may take beyond the server's own start.
@@ -78,7 +75,8 @@ def start(
         place = _placed(actor.place.remote(), asked, startup_timeout_s)
         ended = actor.ended.remote()
         started = actor.start.remote(host, port, arguments, startup_timeout_s, insecure=insecure)
-        address, problem = ray.get(started, timeout=startup_timeout_s + MARGIN_S)
+        why = partial(_why_starting, actor, place)
+        address, problem = answer_of(started, startup_timeout_s + MARGIN_S, why)
         if problem:
             raise ServerUnavailable(problem)
     except BaseException as error:
@@ -93,10 +91,17 @@ def start(
 
 def _placed(place: Any, asked: str, timeout_s: float) -> Any:
     """Where the actor runs, once Ray has found a node for it."""
-    if not ray.wait([place], timeout=max(0.0, min(PLACED_S, timeout_s)))[0]:
-        log.warning("Ray has found no node for the server's actor yet (%s)", asked)
+    why = f"Ray has found no node for the server's actor yet ({asked}), see `ray status`"
     try:
-        return ray.get(place, timeout=max(0.0, timeout_s - PLACED_S))
+        return answer_of(place, timeout_s, lambda: why)
     except ray.exceptions.GetTimeoutError as error:
         text = f"no room for the server's actor ({asked}) in {timeout_s:g} s: see `ray status`, or ask for less"
         raise ServerUnavailable(text) from error
+
+
+def _why_starting(actor: Any, place: Place) -> str:
+    """The last that the server has logged: it may compile for a minute, or read large snapshots."""
+    said = ""
+    with contextlib.suppress(ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+        said = tail(ray.get(actor.log.remote(), timeout=ANSWER_S)).rpartition("\n")[2]
+    return f"the server starts on node {place.ip}: {said or 'it has logged nothing yet'}"

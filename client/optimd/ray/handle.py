@@ -13,6 +13,7 @@ from optimdpb.errors import OptimdError, ServerUnavailable
 
 from optimd.address import is_loopback
 from optimd.ray.actor import Place, tail
+from optimd.ray.answers import answer_of
 from optimd.surroundings import Machine
 from optimd.worker import Worker, connect
 
@@ -78,7 +79,8 @@ class ServerHandle:
         if not self._is_in_cluster():
             return
         try:
-            status, end, said = ray.get(self.actor.stop.remote(timeout_s), timeout=timeout_s + KILL_S)
+            why = f"the server at {self.address} saves and ends; it is killed after {timeout_s:g} s"
+            status, end, said = answer_of(self.actor.stop.remote(timeout_s), timeout_s + KILL_S, lambda: why)
         except ray.exceptions.GetTimeoutError as error:
             raise OptimdError(f"the server's actor does not answer; it is killed: {_in_short(error)}") from error
         except ray.exceptions.RayError:

@@ -69,6 +69,10 @@ class Transport(Protocol):
         """
 
     @property
+    def moving(self) -> str:
+        """How far the transfer of now has come, in words; "" where none is under way."""
+
+    @property
     def is_local(self) -> bool:
         """Whether steps go over the server's unix socket."""
 

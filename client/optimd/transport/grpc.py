@@ -67,6 +67,7 @@ class GrpcTransport:
         # Threads that are in a call, or were cut off in one, and over which link.
         self._calling: dict[int, _Link] = {}
         self._local: LocalConnection | None = None
+        self._moving: Moving | None = None
 
     def call(self, method: str, request: Message, timeout_s: float) -> Any:
         """See Transport.call."""
@@ -89,6 +90,11 @@ class GrpcTransport:
         except (Refused, CallFailed) as error:
             raise NotShared(str(error)) from error
         return fetch(offer, elements)
+
+    @property
+    def moving(self) -> str:
+        """See Transport.moving."""
+        return "" if self._moving is None else self._moving.words
 
     @property
     def is_local(self) -> bool:
@@ -139,7 +145,7 @@ class GrpcTransport:
     def pull(self, request: pb.PullRequest, flat: Float32s, timeout_s: float) -> tuple[pb.Header, pb.ParametersHeader]:
         """See Transport.pull."""
 
-        moving = Moving(timeout_s, is_sending=False)
+        moving = self._moving = Moving(flat.nbytes, timeout_s, is_sending=False)
         deadline_s = _deadline_s(flat.nbytes, timeout_s)
 
         def receive(link: _Link) -> tuple[pb.Header, pb.ParametersHeader]:
@@ -158,7 +164,7 @@ class GrpcTransport:
         self, method: str, first: Message, frame_class: Callable[..., Message], payload: Payload, timeout_s: float
     ) -> Any:
         """Send a payload and take the one answer."""
-        moving = Moving(timeout_s, is_sending=True)
+        moving = self._moving = Moving(payload.nbytes, timeout_s, is_sending=True)
         deadline_s = _deadline_s(payload.nbytes, timeout_s)
 
         def exchange(link: _Link) -> Any:

@@ -156,7 +156,11 @@ class Control:
         test = self._state.range_test
         if test is not None and test.halfway:
             return f"a range test is {test.phase.value}"
-        return f"the job is paused at step {self._state.step}" if self._state.clock.paused else ""
+        return (
+            f"the job is paused at step {self._state.step}: optimd resume lets it go on"
+            if self._state.clock.paused
+            else ""
+        )
 
     def _count_pause(self, now_s: float) -> None:
         """A pause takes no time from an open round."""

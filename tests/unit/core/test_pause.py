@@ -23,7 +23,7 @@ def test_pushes_wait_until_the_job_goes_on(model: Any) -> None:
     job.update("stop", paused=True)
     job.push("w0")
     assert job.outcome("w0") is None
-    assert job.machine.waiting_for(job.now_s) == "the job is paused at step 1"
+    assert job.machine.waiting_for(job.now_s) == "the job is paused at step 1: optimd resume lets it go on"
     job.update("go", paused=False)
     outcome = job.outcome("w0")
     assert outcome is not None
