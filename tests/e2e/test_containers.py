@@ -71,11 +71,6 @@ def server() -> Iterator[ServerProcess]:
         yield started
 
 
-@pytest.mark.parametrize("home", [None, "/proc/nowhere"], ids=["none", "not there"])
-def test_a_worker_without_a_home_directory_trains(server: ServerProcess, home: str | None) -> None:
-    train(server, f"job-{home is None}", home)
-
-
 def test_a_worker_on_a_system_that_is_no_linux_trains_by_grpc(server: ServerProcess) -> None:
     train(server, "elsewhere", os.environ.get("HOME"), NO_LINUX)
 
