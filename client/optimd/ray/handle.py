@@ -33,7 +33,7 @@ started_here: set[tuple[int, str]] = set()
 class ServerHandle:
     """A running server: small, picklable, to be passed to tasks and actors. `address` is HOST:PORT.
 
-    Keep it: the server ends with the last handle, and with the driver that started it.
+    The server ends with stop(), and with the driver that started it; not with the last handle.
     """
 
     address: str
