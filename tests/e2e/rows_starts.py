@@ -130,11 +130,10 @@ async def main():
             seen.add(threading.get_ident())
             assert worker.step(ONES).status == "applied"
             note()
-        for _ in range(20):
-            held = asyncio.create_task(asyncio.to_thread(time.sleep, 0.002))
-            await asyncio.to_thread(step)
-            await held
-        assert len(seen) > 1
+        pools = [ThreadPoolExecutor(1), ThreadPoolExecutor(1)]
+        for place in range(20):
+            await asyncio.get_running_loop().run_in_executor(pools[place % 2], step)
+        assert len(seen) == 2
 asyncio.run(main())
 """,
         least=20,

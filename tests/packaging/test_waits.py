@@ -60,6 +60,7 @@ WHERE = {
     "commands.deletion.main": PASSES_ON,
     "commands.doctor.connection": BRIEF + "CONNECT_S",
     "commands.doctor.program": PASSES_ON,
+    "commands.range_test._stop": PASSES_ON,
     "commands.range_test._run": BRIEF + "WORDS_INTERVAL_S, then it tells: tests/e2e/test_range_test.py",
     "commands.range_test.main": PASSES_ON,
     "commands.status.look": PASSES_ON,
