@@ -8,21 +8,19 @@ from typing import Any
 
 import pytest
 
-ray = pytest.importorskip("ray", reason="Ray is not installed")
-import optimd.ray  # noqa: E402
+pytest.importorskip("ray", reason="Ray is not installed")
+import optimd.ray
 
-from tests.e2e.rows_ray_starts import RAY_ROWS  # noqa: E402
+from tests.e2e.rows_ray_starts import RAY_ROWS
 
 pytestmark = pytest.mark.alone
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Any]:
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def server(cluster: None) -> Iterator[Any]:
     handle = optimd.ray.start(threads=1, lease_s=2)
     yield handle
     handle.stop()
-    ray.shutdown()
 
 
 @pytest.mark.parametrize("name", RAY_ROWS)

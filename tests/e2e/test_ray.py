@@ -24,16 +24,9 @@ from tests.support.blocks import blocks, example
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 import optimd.ray  # noqa: E402
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("cluster")]
 
 START = {"w": np.zeros(4, np.float32)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=5, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +35,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[optimd.ray.ServerHandle]:
+def server(cluster: None) -> Iterator[optimd.ray.ServerHandle]:
     handle = optimd.ray.start(threads=1, num_cpus=1)
     yield handle
     handle.stop()

@@ -16,14 +16,9 @@ from tests.support.servers import ThreadServer
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
+pytestmark = pytest.mark.usefixtures("cluster")
+
 START = {"w": np.zeros(4, np.float32)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cluster() -> Iterator[None]:
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
