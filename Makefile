@@ -60,7 +60,7 @@ baseline: .venv/stamp
 	$(BIN)/buf build -o proto/baseline/optimd.binpb
 
 clean:
-	rm -rf .venv .venv-lowest build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-lowest build examples/*/build dist .mypy_cache .ruff_cache .pytest_cache
 
 .venv/stamp: pyproject.toml
 	$(PYTHON) -m venv .venv

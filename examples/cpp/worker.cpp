@@ -17,6 +17,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <iostream>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -261,10 +262,11 @@ class Worker {
     request.set_layout_digest(digest_);
     pb::JoinResponse answer;
     again([&](grpc::ClientContext& context) { check(calls_->Join(&context, request, &answer)); });
-    std::fprintf(stderr, "joined %s as %s, epoch %lld\n", job_.c_str(), name_.c_str(), static_cast<long long>(answer.epoch()));
     epoch_ = answer.epoch();
     seq_ = 1;
-    heartbeats_ = std::make_unique<Heartbeats>(*calls_, of_epoch<pb::HeartbeatRequest>(), Milliseconds(answer.lease_ms() / 3));
+    std::cerr << "joined " << job_ << " as " << name_ << ", epoch " << epoch_ << std::endl;
+    Milliseconds every(answer.lease_ms() / 3);
+    heartbeats_ = std::make_unique<Heartbeats>(*calls_, of_epoch<pb::HeartbeatRequest>(), every);
   }
 
   std::pair<pb::Version, std::vector<float>> pull() {
@@ -336,8 +338,8 @@ class Worker {
   }
 
  private:
-  // What became of a push; nothing if it was never taken. Its round may need one more live worker to close: if the lease
-  // ends meanwhile the worker joins again, and goes on asking under the old epoch.
+  // What became of a push; nothing if it was never taken. Its round may need one more live worker to close: if the
+  // lease ends meanwhile the worker joins again, and goes on asking under the old epoch.
   std::optional<pb::AwaitOutcomeResponse> await(const pb::PushHeader& header) {
     auto request = of_epoch<pb::AwaitOutcomeRequest>();
     request.set_seq(header.seq());
@@ -442,7 +444,7 @@ void train(Worker& worker, int rank, int workers) {
     if (outcome.status() == pb::OUTCOME_STATUS_APPLIED) {
       applied++;
     } else {
-      std::fprintf(stderr, "%s\n", outcome.ShortDebugString().c_str());
+      std::cerr << outcome.ShortDebugString() << std::endl;
     }
     finished = known.finished();
   }
@@ -467,7 +469,8 @@ int main(int count, char** given) {
     }
   }
   int rank = std::stoi(options["--rank"]), workers = std::stoi(options["--workers"]);
-  grpc::ChannelArguments arguments;  // A server that starts again is found within a second; by default it may take two minutes.
+  // A server that starts again is found within a second; by default it may take two minutes.
+  grpc::ChannelArguments arguments;
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
@@ -484,7 +487,7 @@ int main(int count, char** given) {
     }
     worker.leave(false);
   } catch (const Failure& failure) {
-    std::fprintf(stderr, "%s %s\n", failure.reason.c_str(), failure.what());
+    std::cerr << failure.reason << " " << failure.what() << std::endl;
     return 1;
   }
 }
