@@ -125,6 +125,10 @@ def test_an_error_is_read_with_the_page_s_own_messages(tmp_path: Path) -> None:
     assert retry.retry_delay.ToMilliseconds() > 0  # type: ignore[attr-defined]
 
 
+def test_the_example_in_cpp_has_the_page_s_own_messages() -> None:
+    assert (ROOT / "examples" / "cpp" / "rpc.proto").read_text().endswith(block_of_page("proto"))
+
+
 def test_the_page_repeats_the_check_values_of_the_contract() -> None:
     values = re.findall(r"\| `((?:0x)?[0-9a-f]{8,64})` \|", PAGE)
     assert len(values) == 2
