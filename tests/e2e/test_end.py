@@ -165,8 +165,17 @@ def test_signals_that_come_at_once_lose_nothing(data: Path) -> None:
     assert steps_saved(data)["j"][0] == 2
 
 
-def test_a_disk_that_hangs_stops_no_update_and_keeps_nobody_from_ending(data: Path, tmp_path: Path) -> None:
-    """Snapshots that were given up hang, and the last one: the second signal ends it, and it says what is not saved."""
+@pytest.mark.parametrize(
+    ("more", "end_s_max"),
+    [
+        pytest.param([signal.SIGTERM], 20.0, marks=pytest.mark.long, id="ten seconds after the second"),
+        pytest.param([signal.SIGTERM, signal.SIGINT], 5.0, id="with the third"),
+    ],
+)
+def test_a_disk_that_hangs_stops_no_update_and_keeps_nobody_from_ending(
+    more: list[signal.Signals], end_s_max: float, data: Path, tmp_path: Path
+) -> None:
+    """Snapshots that were given up hang, and the last one: signals end it, and it says what is not saved."""
     sign = tmp_path / "wedged"
     program = ("tests.support.wedged_disk", str(sign))
     layout = Layout((Tensor("w", (1_200_000,)),))  # updated on threads
@@ -185,8 +194,9 @@ def test_a_disk_that_hangs_stops_no_update_and_keeps_nobody_from_ending(data: Pa
             server.process.send_signal(signal.SIGTERM)
             time.sleep(0.5)  # it must not be over by itself: there is no event to wait for
             assert server.process.poll() is None
-            server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(20) == 1
+            for number in more:
+                server.process.send_signal(number)
+            assert server.process.wait(end_s_max) == 1
         assert server.process.stderr is not None
         assert server.process.stderr.read().decode().splitlines()[-1].endswith("not saved: j")
     assert steps_saved(data) == {"j": (1, lineage)}
