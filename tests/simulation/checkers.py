@@ -81,7 +81,7 @@ class Checkers:
     """The books of the jobs of one name, one after the other, over all server processes of a run.
 
     `applied` counts updates, rolled back ones included; `job` counts jobs; `words`: pushes without an outcome, and
-    whether they are usable.
+    whether they are usable; `deleted`: jobs that were.
     """
 
     def __init__(self, spec: JobSpec, start: Float32s, lease_s: float, tick_s: float) -> None:
@@ -89,6 +89,7 @@ class Checkers:
         self.job = 0
         # The job that a lineage was of.
         self.job_of: dict[str, int] = {}
+        self.deleted: set[int] = set()
         self.sent: dict[Key, Sent] = {}
         self.outcomes: dict[Key, Outcome] = {}
         self.history: list[RoundRecord] = []
@@ -136,12 +137,15 @@ class Checkers:
         return 0 if isinstance(model, Sync) else model.staleness_max if isinstance(model, Async) else None
 
     def note_sent(self, header: pb.PushHeader, flat: Float32s, gradient: Gradient) -> None:
-        """A client sends a push; under one seq always the same."""
+        """A client sends a push; under one seq always the same. A job that was deleted consumes none any more."""
         key = (header.worker, header.epoch, header.seq)
         base = header.base_version
         sent = Sent(gradient, flat.tobytes(), header.weight, base.lineage, base.step)
         require(sent.payload == gradient.payload, f"{key} was sent with bytes that are not those of its gradient")
-        require(self.sent.setdefault(key, sent) == sent, f"{key} was sent with two payloads")
+        before = self.sent.setdefault(key, sent)
+        if self.job_of[before.lineage] in self.deleted and key not in self.outcomes:
+            self.sent[key] = before = sent
+        require(before == sent, f"{key} was sent with two payloads")
 
     def told(self, gradient: Gradient, status: str) -> None:
         """A program was told what became of its gradient: a status, or what was raised because it does not count."""

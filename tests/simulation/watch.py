@@ -46,6 +46,7 @@ def watch(world: World, runtime: Runtime) -> None:
             require(host._staging not in runtime._budget.jobs, "a job that is gone keeps room for gradients")
             world.checkers.over()
             if why.reason == "JOB_DELETED":
+                world.checkers.deleted.add(world.checkers.job)
                 world.keeping.deleted(host)
 
     runtime.find_or_create = found  # type: ignore[method-assign]
