@@ -6,6 +6,7 @@ A plane through points, by least squares: the numbers are such that every langua
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,9 +90,14 @@ def by_python_alone(address: str) -> Trained:
 class Other:
     """A worker in another language, as a child: the first of two. `address`: of the server, as the child sees it."""
 
-    def __init__(self, command: list[str | Path], cwd: Path = ROOT) -> None:
+    def __init__(self, command: list[str | Path], cwd: Path = ROOT, **environment: str) -> None:
         self.process = subprocess.Popen(
-            list(map(str, command)), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            list(map(str, command)),
+            cwd=cwd,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def __enter__(self) -> Other:

@@ -183,12 +183,22 @@ def test_a_worker_whose_lease_ends_while_its_push_waits_joins_again(example: Pat
 
 
 def test_an_error_is_told_by_its_reason(example: Path) -> None:
+    """The address of the environment is taken where none is given."""
     with ServerProcess() as server, RawClient(server.address) as client:
         with Other(first_of_two(example, server.address, "wrong", steps=5)) as first:
             first.line()
-            with Other(first_of_two(example, server.address, "wrong", steps=6)) as second:
+            *command, address = first_of_two(example, server.address, "wrong", steps=6)
+            with Other(command, OPTIMD_SERVER=str(address)) as second:
                 status, _, err = second.end()
         assert status == 1
         assert err.startswith("JOB_MISMATCH ")
         assert "optimizer.lr.steps: it has 5" in err
         assert client.call("GetJob", pb.GetJobRequest(job="wrong")).spec.steps_max == 5
+
+
+@pytest.mark.parametrize("build_file", ["go/Makefile", "cpp/CMakeLists.txt"])
+def test_ci_installs_what_the_build_file_names(build_file: str) -> None:
+    text = re.sub(r"\\\n#?", "", (ROOT / "examples" / build_file).read_text())
+    named = re.findall(r"^# +apt-get install (.*)$", text, re.M)
+    assert len(named) == 1
+    assert set(named[0].split()) <= set((ROOT / ".ci" / "run").read_text().split())
