@@ -7,7 +7,7 @@ PROCESSES := $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0))
 GENERATE = -m grpc_tools.protoc -I optimdpb=proto/optimd --python_out=$(1) --pyi_out=$(1) proto/optimd/v1/optimd.proto
 DOCKERFILES := $(shell find deploy -name 'Dockerfile*' 2>/dev/null)
 
-.PHONY: demo test test-long check bench docs-pictures docs-cli fix proto baseline clean
+.PHONY: demo test test-long check bench examples docs-pictures docs-cli fix proto baseline clean
 
 demo: .venv/stamp
 	$(BIN)/optimd demo $(ARGS)
@@ -38,6 +38,11 @@ check: .venv/stamp .venv-lowest/stamp
 	@diff -r -x __init__.py -x __pycache__ build/proto/optimdpb/v1 proto/optimdpb/v1 || (echo "run: make proto"; exit 1)
 	@echo "the lowest versions work?"
 	@$(LOWEST)/python tests/packaging/smoke.py
+
+# Where their tools are; the tests build what is not built yet.
+examples:
+	$(MAKE) -C examples/go
+	cmake -S examples/cpp -B examples/cpp/build && cmake --build examples/cpp/build -j 2
 
 # A picture of every schedule, and the page around them.
 docs-pictures: .venv/stamp
