@@ -18,7 +18,7 @@ from optimdpb.v1 import optimd_pb2 as pb
 
 from optimd.encoding import Encoder
 from optimd.patience import Patience
-from optimd.transport import CallFailed, CallLost, CallThrottled, Transport
+from optimd.transport import CallFailed, CallLost, CallThrottled, NoServer, Transport
 
 Float32s = NDArray[np.float32]
 Answer = pb.PushResponse | pb.StepResponse | pb.AwaitOutcomeResponse
@@ -166,7 +166,7 @@ class Delivery:
 
     def _pause(self, error: Exception) -> None:
         """Before another try. Raises OutcomeUnknown or ServerUnavailable once patience is over."""
-        if self._patience.wait(delay_of(error), moved=moved(error), why=error):
+        if not isinstance(error, NoServer) and self._patience.wait(delay_of(error), moved=moved(error), why=error):
             return
         if self._maybe_taken:
             what = f"seq {self.header.seq} of epoch {self.header.epoch}"

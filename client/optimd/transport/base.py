@@ -28,7 +28,9 @@ class CallLost(CallFailed):
 
 
 class NoServer(CallLost):
-    """What answers at the address is for certain no server of optimd: not worth another try."""
+    """What answers at the address is for certain no server of optimd, or the connection was closed here: not worth
+    another try.
+    """
 
 
 class CallBroken(CallFailed):

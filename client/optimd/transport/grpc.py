@@ -261,7 +261,7 @@ class GrpcTransport:
                 renew()
         if link is None:
             if self._closed:  # a heartbeat must not open it anew
-                raise CallLost("this connection was closed")
+                raise NoServer("this connection was closed")
             link = self._link = _Link(self._address)
         return link
 

@@ -219,3 +219,34 @@ def test_a_lease_counts_from_when_join_was_sent(server: FakeServer, monkeypatch:
         worker._membership.join()
         assert not worker._membership.surely_live
         eventually(lambda: worker._membership.surely_live, "a heartbeat")
+
+
+def test_a_step_whose_worker_is_closed_by_another_thread_ends_at_once(
+    server: FakeServer, worker: optimd.Worker
+) -> None:
+    """It would try again on a connection that is gone, for the whole of timeout_s."""
+    in_it, goes_on = threading.Event(), threading.Event()
+
+    def hold(process: Callable[[], Any], _: Any) -> Any:
+        in_it.set()
+        goes_on.wait(10)
+        return process()
+
+    raised: list[BaseException] = []
+
+    def step() -> None:
+        try:
+            worker.step(GRADIENT)
+        except BaseException as error:
+            raised.append(error)
+
+    server.plan("Step", hold)
+    server.plan("Push", hold)
+    thread = threading.Thread(target=step)
+    thread.start()
+    assert in_it.wait(10)
+    worker.close()
+    thread.join(3)
+    goes_on.set()
+    assert not thread.is_alive()
+    assert isinstance(raised[0], optimd.OutcomeUnknown)
