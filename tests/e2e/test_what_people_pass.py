@@ -321,15 +321,11 @@ class Module:
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         yield "w", Tensor(GOOD)
 
-    def parameters(self) -> Iterator[Tensor]:
-        yield Tensor(GOOD)
-
 
 @pytest.mark.parametrize(
     ("made", "names"),
     [
         (lambda model: model, {"model": Module()}),
-        (lambda model: model.parameters(), {"model": Module()}),
         (lambda model: model.named_parameters(), {"model": Module()}),
         (lambda it: it, {"it": [GOOD, GOOD]}),
         (lambda it: it, {"it": (GOOD,)}),
