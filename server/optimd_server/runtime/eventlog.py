@@ -36,8 +36,8 @@ def open_event_log(config: ServerConfig, job: str, spec: JobSpec, machine_argume
     folder = config.event_log_dir
     if folder is None:
         return None
-    path = folder / f"{folder_name(job)}-{machine_arguments['epochs_from']}.jsonl"
     try:
+        path = folder / f"{folder_name(job)}-{machine_arguments['epochs_from']}.jsonl"
         folder.mkdir(FOLDER_MODE, parents=True, exist_ok=True)
         file = open(path, "x", opener=lambda name, flags: os.open(name, flags, FILE_MODE))  # noqa: SIM115
     except Exception as error:

@@ -17,7 +17,7 @@ import pytest
 from optimd_server.core import JobMachine
 from optimd_server.core.events import CreateRequested, JoinRequested, Push, PushCommitted, UploadCompleted, Version
 from optimd_server.core.log import event_of, replay
-from optimd_server.runtime import ServerConfig
+from optimd_server.runtime import ServerConfig, eventlog
 from optimd_server.runtime.eventlog import EventLog, open_event_log, read_event_log
 from optimdpb.program import main
 from optimdpb.specs import SGD
@@ -97,6 +97,18 @@ def test_a_job_whose_log_cannot_be_made_trains_without(tmp_path: Path, caplog: p
 
 
 @pytest.mark.parametrize("bytes_max", [1, 4096], ids=["on threads", "on the loop"])
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "of a disk"), MemoryError(), RuntimeError("a defect")], ids=repr)
+def test_whatever_fails_while_a_log_is_made_is_said_and_ends_no_job(
+    error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(eventlog, "folder_name", fail)
+    assert opened(tmp_path) is None
+    assert "job j goes on without an event log" in caplog.text
+
+
 def test_a_job_trains_on_when_its_log_cannot_be_written(
     bytes_max: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
