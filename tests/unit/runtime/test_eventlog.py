@@ -96,7 +96,6 @@ def test_a_job_whose_log_cannot_be_made_trains_without(tmp_path: Path, caplog: p
     assert ["without an event log" in record.message for record in warnings] == [True]
 
 
-@pytest.mark.parametrize("bytes_max", [1, 4096], ids=["on threads", "on the loop"])
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "of a disk"), MemoryError(), RuntimeError("a defect")], ids=repr)
 def test_whatever_fails_while_a_log_is_made_is_said_and_ends_no_job(
     error: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -109,6 +108,7 @@ def test_whatever_fails_while_a_log_is_made_is_said_and_ends_no_job(
     assert "job j goes on without an event log" in caplog.text
 
 
+@pytest.mark.parametrize("bytes_max", [1, 4096], ids=["on threads", "on the loop"])
 def test_a_job_trains_on_when_its_log_cannot_be_written(
     bytes_max: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
