@@ -187,7 +187,7 @@ def test_another_server_is_told_from_one_that_is_away(
     assert says in str(caught.value)
     assert "check host and port" in str(caught.value)
     assert says in shown.stderr
-    assert shown.returncode == 1
+    assert shown.returncode == 3
 
 
 def test_where_nothing_listens_a_server_may_still_come() -> None:

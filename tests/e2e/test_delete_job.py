@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import threading
@@ -158,7 +159,7 @@ def threads(tmp_path: Path) -> Iterator[ThreadServer]:
 def test_an_update_on_its_way(threads: ThreadServer, what: str) -> None:
     """Its memory is freed once the kernel is through with it."""
     with RawClient(threads.address) as client:
-        spec = SPEC if what == "apply" else SPEC.__class__(**{**vars(SPEC), "clip": optimd.ClipGlobalNorm(1.0)})
+        spec = SPEC if what == "apply" else dataclasses.replace(SPEC, clip=optimd.ClipGlobalNorm(1.0))
         scene = Scene(threads, client, "j", spec)
         host = threads.host("j")
         held = Held(host.shards, what)

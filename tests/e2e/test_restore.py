@@ -279,7 +279,7 @@ def test_a_full_disk_stops_no_training_and_costs_no_snapshot(data: Path) -> None
 @pytest.mark.parametrize("arguments", [("--shards", "0"), ("--shards", "65")])
 def test_shards_out_of_range(arguments: tuple[str, str]) -> None:
     code, _, error = run_to_the_end(*arguments)
-    assert (code, "--shards: expected 1 to 64" in error) == (2, True)
+    assert (code, "--shards: expected a whole number from 1 to 64" in error) == (2, True)
 
 
 def run_to_the_end(*arguments: str) -> tuple[int, str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import optimd
 import pytest
-from optimd import words
+from optimd import patience, words
 from optimd_server.runtime import ServerConfig
 
 from tests.e2e.rows_waits import BRIEF_CALLS, HUNG_CALLS, HUNG_FIRST_CALLS, ONES, WAITS, Stage
@@ -21,6 +21,7 @@ CONFIG = {"threads": 2, "lease_s": 0.9, "staging_bytes_max": 3 * 16}
 @pytest.fixture
 def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     monkeypatch.setattr(words, "SILENCE_S", 0.3)
+    monkeypatch.setattr(patience, "DELAY_S_MAX", 0.1)  # as ever, below the silence
     with ThreadServer(ServerConfig(**{**CONFIG, **getattr(request, "param", {})})) as server:
         stage = Stage(server)
         try:

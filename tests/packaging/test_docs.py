@@ -106,7 +106,7 @@ def optimd_command(*arguments: str, cwd: Path, server: str) -> subprocess.Comple
 def help_of(command: str) -> str:
     found = PROGRAM.get_command(click.Context(PROGRAM), command)
     assert found is not None, command
-    return found.get_help(click.Context(found, info_name=command))
+    return found.get_help(click.Context(found, info_name=command, **found.context_settings))
 
 
 def test_every_command_in_the_text_has_its_options() -> None:

@@ -18,7 +18,7 @@ from optimd_server.settings import Effective, effective, server_config, text_of
 
 SETTINGS = list(settings().values())
 NUMBERS = [setting for setting in SETTINGS if setting.kind in (int, float)]
-HELP = serve.get_help(click.Context(serve, info_name="serve"))
+HELP = serve.get_help(click.Context(serve, info_name="serve", **serve.context_settings))
 # Another value than the default, in range.
 OTHER: dict[type, Any] = {bool: True, Path: "/some/where", str: "127.0.0.1:7"}
 
