@@ -67,6 +67,10 @@ def example(request: pytest.FixtureRequest) -> Path:
     return build / "worker"
 
 
+# The two make the same decisions; those that take long are tried with one in each `make test`.
+slow_for_cpp = pytest.mark.parametrize("example", ["go", pytest.param("cpp", marks=pytest.mark.long)], indirect=True)
+
+
 @pytest.fixture(scope="module")
 def alone() -> Iterator[Trained]:
     with ServerProcess() as server:
@@ -119,6 +123,7 @@ def test_lost_answers_cut_connections_and_a_restart_change_no_bit(
             server.stop()
 
 
+@slow_for_cpp
 def test_a_server_that_was_killed_goes_on_with_it_under_another_lineage(example: Path, tmp_path: Path) -> None:
     """Twice: from a snapshot that knows nothing of its epoch, and from one that does."""
     servers = [ServerProcess("--data-dir", str(tmp_path))]
@@ -155,6 +160,7 @@ def test_a_server_that_was_killed_goes_on_with_it_under_another_lineage(example:
     assert trained.loss < 1e-4
 
 
+@slow_for_cpp
 def test_a_worker_whose_lease_ends_while_its_push_waits_joins_again(example: Path, alone: Trained) -> None:
     """Its round waits for one more live worker, and it for its round."""
     stopped: list[int] = []

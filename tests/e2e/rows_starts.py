@@ -38,7 +38,7 @@ with connect() as worker:
         go(worker)
 """
 RESUMES = "(job '.*' exists and is at step .*\n)*"
-TRACE = r"Traceback \(most recent call last\):\n(  .*\n)*"
+TRACE = r"Traceback \(most recent call last\):\n((  .*)?\n)*"
 INTERRUPTED = TRACE + "KeyboardInterrupt\n"
 DROPPED = "worker 'w0' of job '.*' was dropped without leave\\(\\) or close\\(\\): its membership ends with its lease\n"
 
