@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -24,7 +25,8 @@ class Progress:
     def tell(self, name: str, number: int, count: int) -> None:
         """The kernels of this name are compiled next: the number-th of so many."""
         if is_styled(sys.stderr):
-            self._show(name, number, count)
+            with contextlib.suppress(Exception):  # a terminal that is gone keeps no server from starting
+                self._show(name, number, count)
         elif time.monotonic() - self._said_s >= INTERVAL_S:
             self._said_s = time.monotonic()
             log.info("compiling kernels: %s, %d of %d", name, number, count)
@@ -33,7 +35,8 @@ class Progress:
         """The bar goes, the cursor comes back."""
         bar, self._bar = self._bar, None
         if bar is not None:
-            bar.stop()
+            with contextlib.suppress(Exception):
+                bar.stop()
 
     def _show(self, name: str, number: int, count: int) -> None:
         if self._bar is None:

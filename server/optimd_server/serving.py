@@ -117,6 +117,7 @@ async def _run(
         _leave(lines, DONE, "")  # nothing was served, so nothing is to be saved
     await _first_of(starting, ending.last)
     if not starting.done():
+        progress.stop()
         _leave(lines, FAILED, "ended while it started: what a caller was told by then is not saved")
     try:
         bound = starting.result()

@@ -156,8 +156,7 @@ def threads(tmp_path: Path) -> Iterator[ThreadServer]:
 
 
 @pytest.mark.parametrize("what", ["prepare", "apply"])
-def test_an_update_on_its_way(threads: ThreadServer, what: str) -> None:
-    """Its memory is freed once the kernel is through with it."""
+def test_memory_is_freed_once_the_update_on_its_way_is_through(threads: ThreadServer, what: str) -> None:
     with RawClient(threads.address) as client:
         spec = SPEC if what == "apply" else dataclasses.replace(SPEC, clip=optimd.ClipGlobalNorm(1.0))
         scene = Scene(threads, client, "j", spec)
