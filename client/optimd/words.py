@@ -7,7 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from optimdpb.errors import OptimdError
 from optimdpb.v1 import optimd_pb2 as pb
@@ -97,7 +97,9 @@ class Words:
             self.look(surroundings.now_s() - begun_s, SILENCE_S)
             return True
 
-        end: Callable[[], None] = surroundings.repeat(SILENCE_S, look, f"optimd-watch-{self._job}")
+        end: Callable[[], object] = bool
+        with suppress(RuntimeError):  # no thread more, or the interpreter ends: then the call waits without words
+            end = surroundings.repeat(SILENCE_S, look, f"optimd-watch-{self._job}")
         try:
             yield
         finally:
